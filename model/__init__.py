@@ -1,0 +1,6 @@
+"""What a model is: configuration, mixing mathematics, the hooked model, checkpoints and capture."""
+
+from model.config import DCFormerConfig
+from model.transformer import HookedDCFormer
+
+__all__ = ["DCFormerConfig", "HookedDCFormer"]
