@@ -1,6 +1,7 @@
 """What a model is: configuration, mixing mathematics, the hooked model, checkpoints and capture."""
 
+from model.capture import Capture, capture
 from model.config import DCFormerConfig
 from model.transformer import HookedDCFormer
 
-__all__ = ["DCFormerConfig", "HookedDCFormer"]
+__all__ = ["Capture", "DCFormerConfig", "HookedDCFormer", "capture"]

@@ -69,6 +69,8 @@ class ComposedAttention(nn.Module):
     In models without mixing at a site the raw and composed hooks of that site see equal maps.
     """
 
+    zero_bias: Tensor
+
     def __init__(self, cfg: DCFormerConfig, layer: int):
         super().__init__()
         self.cfg, self.layer = cfg, layer
@@ -90,11 +92,13 @@ class ComposedAttention(nn.Module):
             self.mix_gates = nn.Parameter(torch.empty(C, cfg.n_heads, cfg.d_model, dtype=cfg.dtype))
         for site in cfg.mixed_sites:
             self.add_module(site, MixingSite(cfg))
-        for name in ("q", "k", "v", "rot_q", "rot_k", "z", "result"):
-            self.add_module(f"hook_{name}", HookPoint())
-        for name in ("attn_scores_raw", "attn_scores", "pattern_raw", "pattern"):
-            self.add_module(f"hook_{name}", HookPoint())
-            self.get_submodule(f"hook_{name}").pos_dim = -2
+        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
+        self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
+        self.hook_attn_scores_raw, self.hook_attn_scores = HookPoint(), HookPoint()
+        self.hook_pattern_raw, self.hook_pattern = HookPoint(), HookPoint()
+        self.hook_z, self.hook_result = HookPoint(), HookPoint()
+        for hook in self.map_hooks():
+            hook.pos_dim = -2
 
     # -- weights in the shapes TransformerLens's tools read; views, never copies -------------------
 
@@ -178,10 +182,13 @@ class ComposedAttention(nn.Module):
             site: self.get_submodule(site)(by_site[site]) if site in by_site else identity for site in ("pre", "post")
         }
 
+    def map_hooks(self) -> tuple[HookPoint, ...]:
+        """The four hook points that need a whole map."""
+        return self.hook_attn_scores_raw, self.hook_attn_scores, self.hook_pattern_raw, self.hook_pattern
+
     def maps_are_watched(self) -> bool:
         """Does any hook need a whole map, so that all of it must be built?"""
-        hooks = (self.hook_attn_scores_raw, self.hook_attn_scores, self.hook_pattern_raw, self.hook_pattern)
-        return any(hook.has_hooks() for hook in hooks)
+        return any(hook.has_hooks() for hook in self.map_hooks())
 
     def attend_with_maps(
         self, q: Tensor, k: Tensor, v: Tensor, pre: Mixing, post: Mixing, query_start: int, key_mask: Tensor | None

@@ -293,16 +293,16 @@ def _stored_fields(cls: type) -> list[str]:
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "original": {
-        "normalization_type": "LN", "eps": 1e-5, "act_fn": "gelu", "gated_mlp": False, "positional_embedding_type": "standard",
-        "use_bias": True, "use_qk_norm": False, "parallel_attn_mlp": False,
+        "normalization_type": "LN", "eps": 1e-5, "act_fn": "gelu", "gated_mlp": False, "use_bias": True,
+        "positional_embedding_type": "standard", "use_qk_norm": False, "parallel_attn_mlp": False,
     },
     "llama": {
-        "normalization_type": "RMS", "eps": 1e-6, "act_fn": "silu", "gated_mlp": True, "positional_embedding_type": "rotary",
-        "use_bias": False, "use_qk_norm": True, "parallel_attn_mlp": False,
+        "normalization_type": "RMS", "eps": 1e-6, "act_fn": "silu", "gated_mlp": True, "use_bias": False,
+        "positional_embedding_type": "rotary", "use_qk_norm": True, "parallel_attn_mlp": False,
     },
     "neox": {
-        "normalization_type": "LN", "eps": 1e-5, "act_fn": "gelu", "gated_mlp": False, "positional_embedding_type": "rotary",
-        "use_bias": True, "use_qk_norm": True, "parallel_attn_mlp": True,
+        "normalization_type": "LN", "eps": 1e-5, "act_fn": "gelu", "gated_mlp": False, "use_bias": True,
+        "positional_embedding_type": "rotary", "use_qk_norm": True, "parallel_attn_mlp": True,
     },
 }  # fmt: skip
 

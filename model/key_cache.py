@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -41,12 +39,10 @@ class KeyCache:
             self._store[name][:, self.length : end] = value
         self.length = end
         whole = {name: self._store[name][:, :end] for name in new}
-        merged = {
-            site: replace(
-                mixing, **{name: whole[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in whole}
-            )
-            for site, mixing in sites.items()
-        }
+        merged = {}
+        for site, mixing in sites.items():
+            known = {name: whole[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in whole}
+            merged[site] = mixing.with_factors(known)
         return whole["k"], whole["v"], merged
 
 

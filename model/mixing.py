@@ -59,10 +59,14 @@ class Mixing:
         """The token-dependent factors that are present, by name."""
         return {name: value for name in FACTORS if (value := getattr(self, name)) is not None}
 
+    def with_factors(self, changed: Mapping[str, Tensor]) -> Mixing:
+        """The same mixing with some factors replaced."""
+        return replace(self, **changed)  # type: ignore[arg-type]
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Mixing:
         """The same mixing with every tensor, static included, passed through a function (a cast, a move)."""
-        changed = {name: change(value) for name, value in self.factors().items()}
-        return replace(self, static=None if self.static is None else change(self.static), **changed)
+        static = None if self.static is None else change(self.static)
+        return replace(self.with_factors({n: change(value) for n, value in self.factors().items()}), static=static)
 
     def cut(self, queries: slice | Tensor | None = None, keys: slice | Tensor | None = None) -> Mixing:
         """Keep some positions of the query factors and some of the key factors; None keeps all."""
@@ -71,11 +75,11 @@ class Mixing:
             positions = queries if name in QUERY_FACTORS else keys
             if positions is not None:
                 changed[name] = value[:, positions]
-        return replace(self, **changed)
+        return self.with_factors(changed)
 
     def batch(self, index: slice | Tensor) -> Mixing:
         """Keep some sequences of the batch."""
-        return replace(self, **{name: value[index] for name, value in self.factors().items()})
+        return self.with_factors({name: value[index] for name, value in self.factors().items()})
 
 
 def mixing_factors(
@@ -136,6 +140,26 @@ def compose(maps_BNTS: Tensor, mixing: Mixing) -> Tensor:
         gate_BGMX = gate.transpose(1, 2).unflatten(1, (mixing.groups, -1))
         out = out + grouped * (gate_BGMX[..., :, None] if side == "query" else gate_BGMX[..., None, :])
     return out.flatten(1, 2)
+
+
+def compose_heads(maps_BNTS: Tensor, mixing: Mixing, heads: Tensor) -> Tensor:
+    """What compose gives for some target heads only, [batch, len(heads), query, key]; all source heads are read."""
+    _check_maps(maps_BNTS, mixing)
+    size = mixing.n_heads // mixing.groups
+    out = maps_BNTS[:, heads]
+    if mixing.static is not None:
+        out = out + torch.einsum("bnts,nm->bmts", maps_BNTS, mixing.static[:, heads])
+    grouped = maps_BNTS.unflatten(1, (mixing.groups, -1))
+    for side, axis in (("query", "t"), ("key", "s")):
+        down, up, gate = (getattr(mixing, f"{side}_{kind}") for kind in ("down", "up", "gate"))
+        if gate is None:
+            continue
+        channels = torch.einsum(f"bgnts,b{axis}grn->bgrts", grouped, _with_group_axis(down, mixing.groups))
+        up_of_heads = _with_group_axis(up, mixing.groups)[:, :, heads // size, :, heads % size]  # [M, B, T, R]
+        out = out + torch.einsum(f"bmrts,mb{axis}r->bmts", channels[:, heads // size], up_of_heads)
+        gate_BMX = gate[..., heads].transpose(1, 2)
+        out = out + maps_BNTS[:, heads] * (gate_BMX[..., :, None] if side == "query" else gate_BMX[..., None, :])
+    return out
 
 
 def base_matrix(mixing: Mixing, like: Tensor | None = None) -> Tensor:

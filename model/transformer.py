@@ -51,6 +51,8 @@ class MLP(nn.Module):
     with mgate, hook_mgate holds the softmax weights of the groups, [batch, pos, group].
     """
 
+    zero_bias: Tensor
+
     def __init__(self, cfg: DCFormerConfig):
         super().__init__()
         self.cfg = cfg
@@ -125,6 +127,17 @@ class Embed(nn.Module):
         return F.embedding(tokens, self.W_E)
 
 
+class PosEmbed(nn.Module):
+    """A learned vector for each position, W_pos [n_ctx, d_model]."""
+
+    def __init__(self, cfg: DCFormerConfig):
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model, dtype=cfg.dtype))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return F.embedding(positions, self.W_pos)
+
+
 class Unembed(nn.Module):
     """Residual stream to logits; W_U is [d_model, d_vocab]. b_U is zero: no supported model has one."""
 
@@ -164,8 +177,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
             self.embed = Embed(cfg)
             self.hook_embed = HookPoint()
             if cfg.positional_embedding_type == "standard":
-                self.pos_embed = nn.Module()
-                self.pos_embed.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model, dtype=cfg.dtype))
+                self.pos_embed = PosEmbed(cfg)
                 self.hook_pos_embed = HookPoint()
             self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
             self.ln_final = Norm(cfg)
@@ -217,7 +229,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
         rotary = None
         if self.cfg.positional_embedding_type == "standard":
             # a copy for each sequence: tools write into what a hook hands out
-            resid = resid + self.hook_pos_embed(self.pos_embed.W_pos[positions.expand(tokens.shape[0], -1)])
+            resid = resid + self.hook_pos_embed(self.pos_embed(positions.expand(tokens.shape[0], -1)))
         else:
             rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
         for layer, block in enumerate(self.blocks[:last_layer]):

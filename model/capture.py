@@ -1,0 +1,307 @@
+"""Capture: one forward pass, kept as factors; every map, matrix and attribution is rebuilt when someone looks at it.
+
+Kept per token and layer are queries, keys, values and the mixing factors of both sites, so memory grows with the
+length of the prompt, not with its square. Axes: T query, S key, N head (source), M head (target), K d_head,
+R rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.backends.eager import MAP_ELEMENTS, attention_scores, in_dtype
+from model.config import SITES, DCFormerConfig
+from model.functional import masked_softmax, visible
+from model.mixing import FACTORS, Mixing, compose, compose_heads, mixing_from
+from model.site_mixing import Positions, SiteMixing, index_list, one_index
+
+if TYPE_CHECKING:
+    from model.transformer import HookedDCFormer
+
+MAPS = ("scores_raw", "scores_composed", "pattern_raw", "pattern_composed")
+
+
+@dataclass(frozen=True)
+class LayerCapture:
+    """One layer of one prompt, on the CPU in the model's dtype; the mixings have a batch axis of length 1.
+
+    q, k: as they enter the dot product, [T, N, K]. v: values, [T, N, K]. W_O: a view of the model's, [N, K, D].
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pre: Mixing
+    post: Mixing
+    W_O: Tensor
+
+
+class Capture:
+    """One prompt through one model; made by capture().
+
+    Attributes:
+        cfg: of the model. tokens: ids, [pos]. str_tokens: each token's text.
+        logits: [pos, d_vocab] in float32, or None if they were not asked for.
+        final_scale: divisor of the final norm at each position, [pos, 1]: attributions divide by it.
+        layers: layer index -> LayerCapture, for the captured layers.
+    """
+
+    def __init__(
+        self, cfg: DCFormerConfig, tokens: Tensor, str_tokens: list[str], logits: Tensor | None,
+        final_scale: Tensor, layers: dict[int, LayerCapture],
+    ):  # fmt: skip
+        self.cfg, self.tokens, self.str_tokens = cfg, tokens, str_tokens
+        self.logits, self.final_scale, self.layers = logits, final_scale, layers
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"Capture({len(self)} tokens, layers {sorted(self.layers)}, {self.nbytes / 2**20:.1f} MiB)"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is kept, in bytes (W_O belongs to the model and does not count)."""
+        kept = [t for at in self.layers.values() for t in (at.q, at.k, at.v)]
+        kept += [t for at in self.layers.values() for m in (at.pre, at.post) for t in m.factors().values()]
+        return sum(t.nbytes for t in kept) + (0 if self.logits is None else self.logits.nbytes)
+
+    def scores(
+        self, layer: int, stage: str = "composed", *,
+        heads: Positions = None, queries: Positions = None, keys: Positions = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention scores, float32 [head, query, key], in the units that enter the softmax.
+
+        Args:
+            stage: "raw" (q . k / sqrt(d_head) of all pairs, masked nowhere) or "composed" (after pre-mixing;
+                -inf at keys that a query may not see).
+            heads, queries, keys: what to cut out: an index, a slice or indices; None = all. With stage
+                "composed" a head is a target head.
+        """
+        name = f"scores_{_stage(stage)}"
+        return self.maps(layer, (name,), heads=heads, queries=queries, keys=keys)[name]
+
+    def pattern(
+        self, layer: int, stage: str = "composed", *,
+        heads: Positions = None, queries: Positions = None, keys: Positions = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention pattern, float32 [head, query, key]; 0 at keys that a query may not see.
+
+        Args:
+            stage: "raw" (after the softmax: probabilities) or "composed" (after post-mixing, what multiplies
+                the values: signed, and rows need not sum to 1).
+            heads, queries, keys: as for scores.
+        """
+        name = f"pattern_{_stage(stage)}"
+        return self.maps(layer, (name,), heads=heads, queries=queries, keys=keys)[name]
+
+    def maps(
+        self, layer: int, wanted: Sequence[str] = MAPS, *,
+        heads: Positions = None, queries: Positions = None, keys: Positions = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Several of the four maps at once, each float32 [head, query, key], for the cost of the dearest."""
+        at = self._layer(layer)
+        head_index = index_list(heads, self.cfg.n_heads, "head")
+        query_index, key_index = (index_list(p, len(self), name) for p, name in ((queries, "query"), (keys, "key")))
+        shape = (len(head_index), len(query_index), len(key_index))
+        out = {name: torch.empty(shape) for name in wanted}
+        for rows in self._blocks(query_index):
+            block = self._block(layer, at, wanted, head_index, query_index[rows], key_index)
+            for name in wanted:
+                out[name][:, rows] = block[name].float()
+        return out
+
+    def mixing(self, layer: int, site: str = "post") -> SiteMixing:
+        """The mixing matrices of one layer and site ("pre" or "post")."""
+        if site not in SITES:
+            raise ValueError(f"Unknown site {site!r}. Choose 'pre' (scores) or 'post' (pattern).")
+        return SiteMixing(getattr(self._layer(layer), site), len(self), self.cfg.keys_visible_in(layer))
+
+    def virtual_head_attribution(self, layer: int, query: int, direction: Tensor) -> Tensor:
+        """What each virtual head g->h of a layer adds along a direction of the residual stream, [H, H].
+
+        Entry [g, h]: the pattern of source head g, weighted by M_post[g, h](query, j), carried by the value
+        and output circuit of target head h. Sums to (attention_output[query] - b_O) . direction exactly.
+
+        Args:
+            direction: [d_model]. For a logit, model.tokens_to_residual_directions(token); divide the result by
+                final_scale[query]: it is then exact with the final norm's scale frozen at its actual value.
+        """
+        at = self._layer(layer)
+        query = one_index(query, len(self), "query")
+        if direction.shape != (self.cfg.d_model,):
+            raise ValueError(f"direction must be [d_model={self.cfg.d_model}], got shape {tuple(direction.shape)}.")
+        pattern_NS = self.pattern(layer, "raw", queries=query)[:, 0].double()
+        value_SM = torch.einsum(
+            "smk,mkd,d->sm", at.v.double(), at.W_O.cpu().double(), direction.detach().cpu().double()
+        )
+        mix = self.mixing(layer, "post")
+        total = (pattern_NS @ value_SM) * (mix.base() + mix.query_part(query)).double()
+        return (total + _key_side_attribution(at.post, pattern_NS, value_SM)).float()
+
+    # -- rebuilding ----------------------------------------------------------------------------------
+
+    def _layer(self, layer: int) -> LayerCapture:
+        resolved = layer + self.cfg.n_layers if -self.cfg.n_layers <= layer < 0 else layer
+        if resolved not in self.layers:
+            raise ValueError(f"Layer {layer} is not in this capture. It holds layers {sorted(self.layers)}.")
+        return self.layers[resolved]
+
+    def _blocks(self, query_index: Tensor) -> Iterator[slice]:
+        """Slices of the wanted queries, small enough that a block of all heads' maps stays small."""
+        block = max(1, MAP_ELEMENTS // (self.cfg.n_heads * len(self)))
+        for first in range(0, len(query_index), block):
+            yield slice(first, first + block)
+
+    def _block(
+        self, layer: int, at: LayerCapture, wanted: Sequence[str], heads: Tensor, queries: Tensor, keys: Tensor
+    ) -> dict[str, Tensor]:
+        """The wanted maps of a block of queries, [head, query, key]."""
+        out = {}
+        if "scores_raw" in wanted:
+            out["scores_raw"] = attention_scores(at.q[None, queries][:, :, heads], at.k[None, keys][:, :, heads])[0]
+        window = self.cfg.keys_visible_in(layer)
+        if "pattern_raw" not in wanted and "pattern_composed" not in wanted:
+            if "scores_composed" in wanted:
+                raw = attention_scores(at.q[None, queries], at.k[None, keys])
+                scores = compose_heads(raw, in_dtype(at.pre.cut(queries, keys), raw), heads)[0]
+                out["scores_composed"] = scores.masked_fill(~visible(queries, keys, window), float("-inf"))
+            return out
+        # a softmax needs every key that these queries see, whichever keys were asked for
+        end = int(queries.max()) + 1
+        first = 0 if window is None else max(0, int(queries.min()) - window + 1)
+        span = torch.arange(first, end)
+        raw = attention_scores(at.q[None, queries], at.k[None, first:end])
+        scores = compose(raw, in_dtype(at.pre.cut(queries, slice(first, end)), raw))
+        scores = scores.masked_fill(~visible(queries, span, window), float("-inf"))
+        pattern = masked_softmax(scores)
+        inside = (keys >= first) & (keys < end)
+        columns = keys[inside] - first
+        if "scores_composed" in wanted:
+            out["scores_composed"] = _spread(scores[0, heads][..., columns], inside, float("-inf"))
+        if "pattern_raw" in wanted:
+            out["pattern_raw"] = _spread(pattern[0, heads][..., columns], inside, 0.0)
+        if "pattern_composed" in wanted:
+            composed = compose_heads(pattern[..., columns], in_dtype(at.post.cut(queries, keys[inside]), raw), heads)
+            out["pattern_composed"] = _spread(composed[0], inside, 0.0)
+        return out
+
+
+def _key_side_attribution(post: Mixing, pattern_NS: Tensor, value_SM: Tensor) -> Tensor:
+    """Sum over keys j of pattern[g, j] K(j)[g, h] value[j, h], [H, H], without building any K(j)."""
+    heads = len(pattern_NS)
+    out = pattern_NS.new_zeros(heads, heads)
+    if post.key_gate is None:
+        return out
+    size = heads // post.groups
+    down, up = post.key_down.double(), post.key_up.double()  # type: ignore[union-attr]
+    down, up = (f[0] if post.groups > 1 else f[0][:, None] for f in (down, up))  # [S, G, R, H/G]
+    for g in range(post.groups):
+        block = slice(g * size, (g + 1) * size)
+        read = torch.einsum("ns,srn->nsr", pattern_NS[block], down[:, g])
+        out[block, block] = torch.einsum("nsr,srm,sm->nm", read, up[:, g], value_SM[:, block])
+    gate = torch.einsum("ns,sn,sn->n", pattern_NS, post.key_gate[0].double(), value_SM)
+    return out + torch.diag(gate)
+
+
+@torch.no_grad()
+def capture(
+    model: HookedDCFormer,
+    input: str | Sequence[str] | Tensor,
+    *,
+    layers: Sequence[int] | None = None,
+    logits: bool = True,
+    prepend_bos: bool | None = None,
+) -> Any:
+    """Run prompts and keep what every map and mixing matrix can be rebuilt from; no map is built.
+
+    Args:
+        input: one prompt (text, or ids [pos] or [1, pos]) gives a Capture; several (texts, or ids
+            [batch, pos]) give a list.
+        layers: which layers to keep; None = all.
+        logits: keep the logits, [pos, d_vocab] for each prompt.
+    Raises:
+        ValueError: hooks stand on whole maps, whose edits a rebuilt map would not show; and bad input as
+            in HookedDCFormer.forward.
+    """
+    every = range(model.cfg.n_layers)
+    kept: Sequence[int] = (
+        every if layers is None else sorted({one_index(layer, model.cfg.n_layers, "layer") for layer in layers})
+    )
+    watched = [layer for layer in kept if model.blocks[layer].attn.maps_are_watched()]
+    if watched:
+        raise ValueError(
+            f"Hooks stand on the attention maps of layers {watched}; a capture rebuilds maps from factors and would "
+            "not show their edits. Remove them, or read the maps with run_with_cache."
+        )
+    tokens, mask = model.to_tokens_and_mask(input, prepend_bos)
+    store: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        store[hook.name] = activation.detach().cpu()
+
+    names = [name for layer in kept for name in _hook_names(model.cfg, layer)] + ["ln_final.hook_scale"]
+    out = model.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, keep) for name in names])
+    runs = []
+    for row in range(tokens.shape[0]):
+        real = slice(0 if mask is None else int((~mask[row]).sum()), None)
+        runs.append(_one_prompt(model, store, kept, row, real, tokens, out if logits else None))
+    several = not isinstance(input, str) and not (
+        isinstance(input, Tensor) and (input.ndim == 1 or input.shape[0] == 1)
+    )
+    return runs if several else runs[0]
+
+
+def _hook_names(cfg: DCFormerConfig, layer: int) -> list[str]:
+    attn = f"blocks.{layer}.attn"
+    factors = [f"{attn}.{site}.hook_{name}" for site in cfg.mixed_sites for name in FACTORS]
+    sides = cfg.dynamic_sides
+    present = [name for name in factors if name.rsplit("hook_")[1].split("_")[0] in sides]
+    return [f"{attn}.hook_rot_q", f"{attn}.hook_rot_k", f"{attn}.hook_v", *present]
+
+
+def _one_prompt(
+    model: HookedDCFormer, store: dict[str, Tensor], layers: Sequence[int], row: int, real: slice,
+    tokens: Tensor, logits: Tensor | None,
+) -> Capture:  # fmt: skip
+    """Cut one prompt out of a batch, without its padding. Copies, so that the batch can be freed."""
+    kept = {}
+    for layer in layers:
+        prefix = f"blocks.{layer}.attn"
+        q, k, v = (store[f"{prefix}.hook_{name}"][row, real].clone() for name in ("rot_q", "rot_k", "v"))
+        pre, post = (_cut_site(model, store, layer, site, row, real) for site in SITES)
+        kept[layer] = LayerCapture(q=q, k=k, v=v, pre=pre, post=post, W_O=model.blocks[layer].attn.W_O.detach())
+    ids = tokens[row, real].cpu()
+    return Capture(
+        cfg=model.cfg.replace(), tokens=ids, str_tokens=model.to_str_tokens(ids),
+        logits=None if logits is None else logits[row, real].float().cpu().clone(),
+        final_scale=store["ln_final.hook_scale"][row, real].float().clone(), layers=kept,
+    )  # fmt: skip
+
+
+def _cut_site(model: HookedDCFormer, store: dict[str, Tensor], layer: int, site: str, row: int, real: slice) -> Mixing:
+    """The mixing of one site for one prompt of a batch."""
+    prefix = f"blocks.{layer}.attn.{site}.hook_"
+    named = {name: store[prefix + name][row : row + 1, real].clone() for name in FACTORS if prefix + name in store}
+    static = None
+    if site in model.cfg.mixed_sites:
+        static = model.blocks[layer].attn.get_submodule(site).static()
+    return mixing_from(named, model.cfg.n_heads, model.cfg.groups, None if static is None else static.cpu())
+
+
+def _stage(stage: str) -> Literal["raw", "composed"]:
+    if stage not in ("raw", "composed"):
+        raise ValueError(f"Unknown stage {stage!r}. Choose 'raw' (before mixing) or 'composed' (after).")
+    return stage  # type: ignore[return-value]
+
+
+def _spread(values: Tensor, inside: Tensor, outside: float) -> Tensor:
+    """Columns of the keys that were computed, back in their places among the keys asked for."""
+    out = values.new_full((*values.shape[:-1], len(inside)), outside)
+    out[..., inside] = values
+    return out
