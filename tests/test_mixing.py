@@ -163,7 +163,7 @@ def test_factors_of_another_size_are_refused():
     mixing = random_mixing()
     with pytest.raises(ValueError, match="made for 6 heads, the maps have 5"):
         compose(torch.zeros(B, 5, T, S, dtype=torch.float64), mixing)
-    with pytest.raises(ValueError, match="made for 7 key positions, the maps have 9. Slice both"):
+    with pytest.raises(ValueError, match=r"made for 7 key positions, the maps have 9\. Slice both"):
         compose(torch.zeros(B, 6, T, 9, dtype=torch.float64), mixing)
-    with pytest.raises(ValueError, match="no 'key' side. It has: query"):
+    with pytest.raises(ValueError, match=r"no 'key' side\. It has: query"):
         side_part(random_mixing(sides=("query",)), "key")
