@@ -1,0 +1,7 @@
+"""The workbench in the browser: a list of pages and nothing else. Start it with `make app`."""
+
+import streamlit as st
+
+# an image of our own: the icons Streamlit offers here are fetched from the internet
+st.set_page_config(page_title="DCFormer workbench", page_icon="workbench/pages/icon.png", layout="wide")
+st.navigation([st.Page("workbench/pages/explore.py", title="Explore", default=True)]).run()

@@ -1,0 +1,67 @@
+"""The shared workbench: one load, one forward, bounded memory, right answers from many threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from model import capture, load_model
+from workbench import session
+from workbench.session import Workbench
+
+PROMPTS = [f"Mary has an apple. John has {n} hammers." for n in ("two", "three", "four", "five", "six")]
+
+
+def test_a_model_is_loaded_once_and_a_prompt_run_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(session, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
+    bench = Workbench()
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: bench.capture("demo/dcformer", PROMPTS[0]), range(16)))
+    assert calls == [PROMPTS[0]]
+    assert all(run is runs[0] for run in runs)
+
+
+def test_many_sessions_get_their_own_answers():
+    bench, model = Workbench(), load_model("demo/dcformer")
+    truth = {prompt: capture(model, prompt).logits for prompt in PROMPTS}
+    with ThreadPoolExecutor(5) as pool:
+        for prompt, run in zip(
+            PROMPTS * 3, pool.map(lambda p: bench.capture("demo/dcformer", p), PROMPTS * 3), strict=True
+        ):
+            torch.testing.assert_close(run.logits, truth[prompt], rtol=0, atol=1e-5)
+
+
+def test_maps_are_those_of_the_capture():
+    bench = Workbench()
+    run = bench.capture("demo/dcformer", PROMPTS[1])
+    maps = bench.maps("demo/dcformer", PROMPTS[1], 2, 5)
+    torch.testing.assert_close(maps["pattern_composed"], run.pattern(2, heads=5)[0])
+    torch.testing.assert_close(maps["scores_raw"], run.scores(2, "raw", heads=5)[0])
+
+
+def test_memory_is_bounded(monkeypatch):
+    one = Workbench().capture("demo/dcformer", PROMPTS[0]).nbytes
+    monkeypatch.setattr(session, "CAPTURE_BYTES", int(2.5 * one))
+    bench = Workbench()
+    for prompt in PROMPTS:
+        bench.capture("demo/dcformer", prompt)
+    assert bench._captures.currsize <= 2.5 * one
+    assert len(bench._captures) == 2
+
+
+def test_an_error_leaves_the_next_request_working():
+    bench = Workbench()
+    for bad in ("", "word " * 2000):
+        with pytest.raises(ValueError, match=r"Shorten the prompt|The prompt is empty"):
+            bench.capture("demo/dcformer", bad)
+    assert len(bench.capture("demo/dcformer", "Mary has")) == 2
+
+
+def test_models_come_from_the_bundle_and_the_folder(tmp_path):
+    assert Workbench().model_names() == ["demo/dcformer", "demo/transformer"]
+    model = load_model("demo/dcformer")
+    from model import save_model
+
+    save_model(model, tmp_path / "mine")
+    assert Workbench(tmp_path).model_names()[-1].endswith("mine")

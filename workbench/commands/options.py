@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+MODEL_HELP = "A bundled model (demo/dcformer, demo/transformer), a checkpoint directory, or a hub id."
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--model, --device and --dtype."""
+    for option in (
+        click.option("--dtype", default=None, help="float32, bfloat16, float16 or float64; default: as stored."),
+        click.option("--device", default="auto", show_default=True, help="auto, cuda, mps or cpu."),
+        click.option("--model", "model_name", default="demo/dcformer", show_default=True, help=MODEL_HELP),
+    ):
+        function = option(function)
+    return function
+
+
+def open_model(model_name: str, device: str, dtype: str | None) -> Any:
+    from model import load_model  # takes seconds to import: only when a model is really needed
+
+    return load_model(model_name, device=device, dtype=dtype)

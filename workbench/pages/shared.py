@@ -1,0 +1,58 @@
+"""What every page begins with: the shared workbench, a model, a prompt, and errors as messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import streamlit as st
+
+from model import Capture
+from workbench.session import Workbench
+
+Value = TypeVar("Value")
+
+EXAMPLES = {
+    "X has a Y": "Mary has an apple. John has a hammer. Paul has a violin. Who has the hammer?",
+    "Repeated sequence": "red table seven moon river glass red table seven moon river glass red table seven moon",
+    "Plain text": "Anna went to the market to buy some bread. Then Anna went home and",
+}
+
+
+# Streamlit's own margins would leave no room for three maps side by side at 1280 px
+_ROOMY = "<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>"
+
+
+@st.cache_resource
+def workbench() -> Workbench:
+    """One for the process: models and captures are shared by all sessions."""
+    return Workbench(model_folder=os.environ.get("WORKBENCH_MODELS"))
+
+
+def attempt(action: Callable[[], Value]) -> Value:
+    """The result of an action, or its error as one message on the page, which then stops."""
+    try:
+        return action()
+    except (ValueError, TypeError, OSError) as error:
+        st.error(str(error), icon=":material/error:")
+        st.stop()
+
+
+def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
+    """Model and prompt from the sidebar, and their capture."""
+    st.html(_ROOMY)
+    with st.sidebar:
+        name = st.selectbox("Model", attempt(bench.model_names), key="model")
+        st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example)
+        st.session_state.setdefault("prompt", next(iter(EXAMPLES.values())))
+        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
+    if not prompt:
+        st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
+        st.stop()
+    with st.spinner("Running the model ...", show_time=True):
+        return name, prompt, attempt(lambda: bench.capture(name, prompt))
+
+
+def _take_example() -> None:
+    st.session_state.prompt = EXAMPLES[st.session_state.example]

@@ -1,0 +1,26 @@
+"""Canvas viewer for attention maps: signed [query, key] matrices up to thousands of tokens, drawn in the browser.
+
+``view.py`` says what is shown, ``encoding.py`` turns it into bytes, ``js/`` draws the bytes, ``standalone.py`` puts
+both into one HTML file and ``component.py`` (the only file that imports streamlit) puts them on a page.
+"""
+
+from workbench.viewer.encoding import encode_view, reduce_map
+from workbench.viewer.events import MapEvent
+from workbench.viewer.standalone import fragment_html, notebook_html, script_html, standalone_html
+from workbench.viewer.view import Cell, Labels, MapView, Panel, Window, max_abs
+
+__all__ = [
+    "Cell",
+    "Labels",
+    "MapEvent",
+    "MapView",
+    "Panel",
+    "Window",
+    "encode_view",
+    "fragment_html",
+    "max_abs",
+    "notebook_html",
+    "reduce_map",
+    "script_html",
+    "standalone_html",
+]

@@ -1,0 +1,117 @@
+"""From arrays to the bytes the browser decodes.
+
+Layout, deflated as one zlib stream: uint32 little-endian length of the header, the header (JSON), then for each panel
+rows x cols bytes. A byte is 0 for an absent cell, otherwise 128 + round(127 value / scale), so 1 and 255 are the ends.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from workbench.viewer.view import Labels, MapView, Panel, finite_range, visible_token
+
+MAX_PX = 384
+"""Rows and columns beyond which a map is reduced before it is sent."""
+
+ZERO = 128
+STEPS = 127
+
+
+def reduce_map(values: np.ndarray, max_px: int = MAX_PX) -> np.ndarray:
+    """Shrink a map to at most max_px rows and columns, keeping in each block the value of largest magnitude.
+
+    Args:
+        values: [rows, cols] float; NaN and -inf are absent cells.
+    Returns:
+        [min(rows, max_px), min(cols, max_px)]; block k of n rows starts at row floor(k * rows / n). A block without
+        a present cell is NaN; of +x and -x the positive one is kept. A map that fits is returned as it is.
+    """
+    if max(values.shape) <= max_px:
+        return values
+    present = np.isfinite(values)
+    # an absent cell as 0 never has the largest magnitude of a block that holds a present one
+    peaks = _peak_of_rows(np.where(present, values, 0), max_px)
+    peaks = _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
+    if not present.all():
+        peaks[~_any_of_rows(_any_of_rows(present, max_px).T, max_px).T] = np.nan
+    return peaks
+
+
+def _block_edges(length: int, blocks: int) -> np.ndarray:
+    return np.arange(blocks + 1) * length // blocks
+
+
+def _peak_of_rows(values: np.ndarray, max_px: int) -> np.ndarray:
+    """[rows, cols] to [min(rows, max_px), cols]; no NaN."""
+    blocks = min(len(values), max_px)
+    edges = _block_edges(len(values), blocks)
+    highest = np.empty((blocks, values.shape[1]), values.dtype)
+    lowest = np.empty_like(highest)
+    for block in range(blocks):  # contiguous slabs: five times as fast as np.maximum.reduceat
+        slab = values[edges[block] : edges[block + 1]]
+        slab.max(axis=0, out=highest[block])
+        slab.min(axis=0, out=lowest[block])
+    return np.where(highest >= -lowest, highest, lowest)
+
+
+def _any_of_rows(mask: np.ndarray, max_px: int) -> np.ndarray:
+    blocks = min(len(mask), max_px)
+    return np.logical_or.reduceat(mask, _block_edges(len(mask), blocks)[:-1], axis=0)
+
+
+def quantise(values: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 codes, within scale / 254 of the values that do not saturate; absent cells are 0."""
+    present = np.isfinite(values)
+    # float64: in half precision STEPS / scale overflows for a scale that is still a number
+    steps = np.rint(np.where(present, values, 0).astype(np.float64) / scale * STEPS)
+    return np.where(present, ZERO + np.clip(steps, -STEPS, STEPS), 0).astype(np.uint8)
+
+
+def encode_view(view: MapView, *, height: int | None = None, max_px: int = MAX_PX) -> bytes:
+    """The bytes for the browser: panels reduced to max_px, quantised and deflated.
+
+    Args:
+        height: greatest height of a panel in CSS pixels; None leaves it to the available width.
+    """
+    codes = [quantise(reduce_map(panel.values, max_px), panel.full_scale) for panel in view.panels]
+    header = json.dumps(_header(view) | {"grid": codes[0].shape, "maxPx": max_px, "height": height}).encode()
+    raw = struct.pack("<I", len(header)) + header + b"".join(code.tobytes() for code in codes)
+    return zlib.compress(raw, level=4)
+
+
+def _header(view: MapView) -> dict[str, Any]:
+    return {
+        "panels": [_panel_header(panel) for panel in view.panels],
+        "size": view.full_size,
+        "window": view.extent,
+        "selected": view.selected,
+        "rows": _labels_header(view.rows),
+        "cols": _labels_header(view.cols),
+        "absent": view.absent,
+    }
+
+
+def _panel_header(panel: Panel) -> dict[str, Any]:
+    scale = panel.full_scale
+    return {
+        "title": panel.title,
+        "unit": panel.unit,
+        "signed": panel.signed,
+        "scale": scale,
+        "saturates": _saturates(panel.values, scale),
+    }
+
+
+def _saturates(values: np.ndarray, scale: float) -> bool:
+    """True when a value lies outside [-scale, scale], so that the end colours mean "or more"."""
+    lowest, highest = finite_range(values)
+    return max(-lowest, highest) > scale * (1 + 1e-6)  # not the rounding of a scale that is the maximum itself
+
+
+def _labels_header(labels: Labels) -> dict[str, Any]:
+    return {"title": labels.title, "names": [visible_token(name) for name in labels.names]}

@@ -1,0 +1,41 @@
+// The prompt as a strip of tokens. Data: tokens (visible text), shades (-1..1 or null), query, key.
+
+function shade(value) {
+  if (value === null || value === 0) return "transparent";
+  const colour = value > 0 ? "178, 24, 43" : "33, 102, 172";
+  return `rgba(${colour}, ${(0.75 * Math.min(1, Math.abs(value))).toFixed(3)})`;
+}
+
+function describe(token, position, data) {
+  const roles = [];
+  if (position === data.query) roles.push("query");
+  if (position === data.key) roles.push("key");
+  return `${position}: ${token}${roles.length ? ` (${roles.join(", ")})` : ""}`;
+}
+
+function fill(chip, token, position, data) {
+  // textContent, never markup: a token may hold anything
+  chip.textContent = token;
+  chip.title = describe(token, position, data);
+  chip.dataset.position = String(position);
+  chip.setAttribute("role", "option");
+  chip.setAttribute("aria-selected", String(position === data.query));
+  chip.classList.toggle("query", position === data.query);
+  chip.classList.toggle("key", position === data.key);
+  chip.style.backgroundColor = shade(data.shades[position]);
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const strip = parentElement.querySelector(".strip");
+  while (strip.children.length > data.tokens.length) strip.lastChild.remove();
+  while (strip.children.length < data.tokens.length) {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    strip.append(chip);
+  }
+  data.tokens.forEach((token, position) => fill(strip.children[position], token, position, data));
+  strip.onclick = (event) => {
+    const chip = event.target.closest("button");
+    if (chip) setTriggerValue(event.shiftKey ? "key" : "query", Number(chip.dataset.position));
+  };
+}

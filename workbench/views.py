@@ -1,0 +1,164 @@
+"""What a capture looks like: overview, maps and mixing matrix of a chosen layer, head, query and key.
+
+Shared by the page in the browser, the report and notebooks, so that all three show the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import Capture
+from model.config import SITES
+from model.site_mixing import one_index
+from workbench.viewer import Labels, MapView, Panel, Window, max_abs
+
+KINDS = {"scores": "pre", "pattern": "post"}
+"""The two kinds of map and the site that turns raw into composed."""
+UNITS = {"scores": "score, before softmax", "pattern": "weight"}
+MEANINGS = {
+    "scores": "Scores are what enters the softmax: q·k/√d_head (raw), then mixed across heads by M_pre (composed).",
+    "pattern": "Pattern is what multiplies the values: softmax of the composed scores (raw), then mixed across heads "
+    "by M_post (composed). Composed rows are signed and need not sum to 1.",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is being looked at. A head is a target head: the one whose composed map is shown."""
+
+    layer: int
+    head: int
+    query: int
+    key: int
+
+
+@dataclass(frozen=True)
+class CellReading:
+    """The numbers of one (query, key) cell of one kind of map.
+
+    Attributes:
+        raw: value of every head before mixing, [H]. composed: after, [H].
+        matrix: M(query, key), [H, H], source x target. branches: its five summands by name.
+        parts: raw[g] * matrix[g, head] of every source head g, [H]; sums to composed[head].
+        branch_error: largest difference between matrix and the sum of the branches.
+        composed_error: difference between composed[head] and the sum of parts.
+        row_sum: sum of the composed row of the head over all keys (1 only where nothing is mixed).
+        visible: False where the query may not see the key; composed is then what mixing alone would give.
+    """
+
+    raw: np.ndarray
+    composed: np.ndarray
+    matrix: np.ndarray
+    branches: dict[str, np.ndarray]
+    parts: np.ndarray
+    branch_error: float
+    composed_error: float
+    row_sum: float
+    visible: bool
+
+
+def distances(run: Capture) -> dict[str, Tensor]:
+    """By site: how far each head's mixing is from identity, [layer, head] (see SiteMixing.distance_from_identity)."""
+    layers = sorted(run.layers)
+    return {site: torch.stack([run.mixing(layer, site).distance_from_identity() for layer in layers]) for site in SITES}
+
+
+def first_selection(run: Capture) -> Selection:
+    """Where to look first: the most mixed head of the last token, at the key that it weighs most."""
+    total = sum(distances(run).values())
+    layer, head = divmod(int(total.argmax()), run.cfg.n_heads)  # type: ignore[union-attr]
+    query = len(run) - 1
+    row = run.pattern(layer, "composed", heads=head, queries=query)[0, 0]
+    return Selection(layer, head, query, int(row.abs().argmax()))
+
+
+def chosen_selection(
+    run: Capture, layer: int | None = None, head: int | None = None, query: int | None = None, key: int | None = None
+) -> Selection:
+    """The given places, checked, and for the rest where first_selection would look.
+
+    Raises:
+        ValueError: a layer, head or position that does not exist.
+    """
+    limits = {"layer": run.cfg.n_layers, "head": run.cfg.n_heads, "query": len(run), "key": len(run)}
+    given = {"layer": layer, "head": head, "query": query, "key": key}
+    chosen = {name: one_index(at, limits[name], name) for name, at in given.items() if at is not None}
+    first = replace(first_selection(run), **chosen)
+    if key is None:
+        row = run.pattern(first.layer, "composed", heads=first.head, queries=first.query)[0, 0]
+        first = replace(first, key=int(row.abs().argmax()))
+    return first
+
+
+def overview(run: Capture, selection: Selection) -> MapView:
+    """Layer x head, one panel a site, coloured by the distance of the head's mixing from identity."""
+    by_site = distances(run)
+    scale = max_abs(*(values.numpy() for values in by_site.values()))
+    panels = [
+        Panel(f"M_{site}: distance from identity", values.numpy(), scale=scale, unit="rms distance", signed=False)
+        for site, values in by_site.items()
+    ]
+    layers, heads = [f"L{layer}" for layer in sorted(run.layers)], [f"H{head}" for head in range(run.cfg.n_heads)]
+    return MapView(
+        panels=panels, rows=Labels("layer", layers), cols=Labels("head", heads),
+        selected=(layers.index(f"L{selection.layer}"), selection.head),
+    )  # fmt: skip
+
+
+def head_maps(
+    maps: Mapping[str, Tensor], run: Capture, selection: Selection, kind: str, window: Window | None = None
+) -> MapView:
+    """Raw, composed and difference of one head's map, on one scale centred on 0.
+
+    Args:
+        maps: the head's four maps, each [query, key], as Capture.maps gives them.
+        kind: "scores" or "pattern".
+        window: ((first query, end), (first key, end)) to show at full detail; None = all of it.
+    """
+    raw, composed = (maps[f"{kind}_{stage}"].numpy() for stage in ("raw", "composed"))
+    seen = np.isfinite(maps["scores_composed"].numpy())
+    raw, composed = (np.where(seen, values, np.nan) for values in (raw, composed))
+    triple = {"raw": raw, "composed": composed, "composed - raw": composed - raw}
+    scale = max_abs(*triple.values())
+    rows, cols = window or ((0, len(run)), (0, len(run)))
+    panels = [
+        Panel(f"{kind}, {name}", values[slice(*rows), slice(*cols)], scale=scale, unit=UNITS[kind])
+        for name, values in triple.items()
+    ]
+    return MapView(
+        panels=panels, rows=Labels("query", run.str_tokens), cols=Labels("key", run.str_tokens),
+        selected=(selection.query, selection.key), window=window, size=(len(run), len(run)),
+    )  # fmt: skip
+
+
+def read_cell(run: Capture, selection: Selection, kind: str) -> CellReading:
+    """Everything exact about one cell: raw and composed values of all heads, M, its branches, and the sum checks."""
+    at = {"queries": selection.query, "keys": selection.key}
+    mix = run.mixing(selection.layer, KINDS[kind])
+    whole, parts = mix.matrix(selection.query, selection.key), mix.branches(selection.query, selection.key)
+    read = getattr(run, kind)
+    raw = read(selection.layer, "raw", **at)[:, 0, 0]
+    visible = bool(torch.isfinite(run.scores(selection.layer, "composed", **at)).all())
+    composed = read(selection.layer, "composed", **at)[:, 0, 0] if visible else raw @ whole
+    sources = raw * whole[:, selection.head]
+    row = run.pattern(selection.layer, "composed", heads=selection.head, queries=selection.query)
+    return CellReading(
+        raw=raw.numpy(), composed=composed.numpy(), matrix=whole.numpy(),
+        branches={name: part.numpy() for name, part in parts.items()}, parts=sources.numpy(),
+        branch_error=float((sum(parts.values()) - whole).abs().max()),
+        composed_error=float((sources.sum() - composed[selection.head]).abs()),
+        row_sum=float(row.sum()), visible=visible,
+    )  # fmt: skip
+
+
+def next_tokens(run: Capture, position: int, decode: object, count: int = 5) -> list[tuple[str, float]]:
+    """The most likely next tokens after a position, with their probabilities."""
+    if run.logits is None:
+        raise ValueError("This capture was made without logits. Capture again with logits=True.")
+    values, ids = run.logits[position].softmax(-1).topk(min(count, run.logits.shape[-1]))
+    return [(decode([token]), float(p)) for token, p in zip(ids.tolist(), values.tolist(), strict=True)]  # type: ignore[operator]
