@@ -38,7 +38,7 @@ def test_inspect_writes_one_file_that_needs_nothing_else(tmp_path):
     assert done.exit_code == 0, done.output
     page = out.read_text()
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", page)
-    assert page.count("data-map-viewer=") == 3
+    assert page.count("<div data-map-viewer=") == 3
     assert "M_pre at query" in page
     assert "·hammer" in page
 

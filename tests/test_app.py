@@ -1,0 +1,217 @@
+"""The Explore page: as a script with good and bad input, and in a real browser as a person uses it."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from model import capture, load_model
+from tests.browser_tools import ROOT, open_browser, serve_streamlit
+
+PROMPT = "Mary has an apple. John has a hammer. Who has the hammer?"
+PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
+
+
+def opened() -> AppTest:
+    # the page imports the whole model stack, so the first run is slow
+    return AppTest.from_file(str(ROOT / "workbench/pages/explore.py"), default_timeout=120).run()
+
+
+def test_the_page_opens_on_the_bundled_pair_with_a_prompt():
+    page = opened()
+    assert not page.exception
+    assert page.selectbox(key="model").options == ["demo/dcformer", "demo/transformer"]
+    assert "hammer" in page.text_area(key="prompt").value
+    assert any("How the heads are composed" in heading.value for heading in page.subheader)
+    assert len(page.metric) == 4
+
+
+def test_the_numbers_on_the_page_are_the_librarys():
+    page = opened()
+    page.text_area(key="prompt").set_value(PROMPT).run()
+    run, at = capture(load_model("demo/dcformer"), PROMPT), page.session_state.selection
+    shown = {metric.label: float(metric.value) for metric in page.metric}
+    for stage in ("raw", "composed"):
+        truth = run.pattern(at.layer, stage, heads=at.head, queries=at.query, keys=at.key)
+        assert shown[f"{stage}, head {at.head}"] == pytest.approx(float(truth), abs=1e-4)
+    row = run.pattern(at.layer, heads=at.head, queries=at.query).sum()
+    assert shown["row sum of composed pattern"] == pytest.approx(float(row), abs=1e-3)
+
+
+def test_the_plain_model_says_that_nothing_is_mixed():
+    page = opened()
+    page.selectbox(key="model").select("demo/transformer").run()
+    assert not page.exception
+    assert "mixes no heads" in page.info[0].value
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "message"),
+    [
+        ("", "info", "Type a prompt on the left"),
+        ("word " * 2000, "error", "the context of this model is 1024"),
+    ],
+)
+def test_bad_prompts_are_answered_with_a_message(prompt, kind, message):
+    page = opened()
+    page.text_area(key="prompt").set_value(prompt).run()
+    assert not page.exception
+    assert message in getattr(page, kind)[0].value
+    page.text_area(key="prompt").set_value(PROMPT).run()  # and the next one works
+    assert len(page.metric) == 4
+
+
+@pytest.mark.parametrize(
+    "prompt", [" ", "\n\n", "🙂 שלום \u202e \x07", "<script>alert(1)</script> <b>x</b>", "a" * 300]
+)
+def test_strange_prompts_are_shown(prompt):
+    page = opened()
+    page.text_area(key="prompt").set_value(prompt).run()
+    assert not page.exception
+    assert len(page.metric) == 4
+
+
+# -- in a real browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with serve_streamlit(ROOT / "app.py", log=tmp_path_factory.mktemp("app") / "app.log") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(browser, address):
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    tab.set_default_timeout(PATIENCE)
+    tab.goto(address)
+    tab.get_by_test_id("token-strip").wait_for()
+    yield tab
+    tab.close()
+
+
+def type_prompt(page: Page, text: str, tokens: int) -> None:
+    box = page.get_by_label("Prompt", exact=True)
+    box.fill(text)
+    box.press("Control+Enter")
+    expect(page.get_by_test_id("token-strip").locator("button")).to_have_count(tokens, timeout=PATIENCE)
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has answered."""
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
+    time.sleep(0.3)
+
+
+def maps(page: Page):
+    return page.get_by_test_id("map-viewer").nth(1)
+
+
+def click_cell(page: Page, panel: int, row: int, col: int, size: int) -> None:
+    canvas = maps(page).get_by_test_id("map-canvas").nth(panel)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = (box["width"] * (at + 0.5) / size for at in (col, row))
+    canvas.click(position={"x": x, "y": y * box["height"] / box["width"]})
+
+
+def shown_matrix(page: Page) -> np.ndarray:
+    """The values of the large heatmap, read out of the drawn figure."""
+    plot = page.locator(".js-plotly-plot").first
+    cells = plot.locator(".heatmap-label text")
+    expect(cells).to_have_count(64, timeout=PATIENCE)
+    return np.array([float(text.replace("−", "-")) for text in cells.all_text_contents()]).reshape(8, 8)
+
+
+@pytest.mark.browser
+def test_a_person_types_a_prompt_clicks_a_cell_and_reads_its_mixing_matrix(page):
+    run = capture(load_model("demo/dcformer"), PROMPT)
+    type_prompt(page, PROMPT, len(run))
+    click_cell(page, panel=1, row=9, col=4, size=len(run))
+    expect(page.get_by_text("M_post at query 9 and key 4")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    layer, head = map(int, re.search(r"Layer (\d+), head (\d+):", page.inner_text("body")).groups())
+    truth = run.mixing(layer, "post").matrix(9, 4).numpy()
+    np.testing.assert_allclose(shown_matrix(page), truth, atol=0.0051)  # two decimals are written
+    composed = float(run.pattern(layer, heads=head, queries=9, keys=4))
+    metric = page.get_by_test_id("stMetric").filter(has_text="composed, head").get_by_test_id("stMetricValue")
+    assert float(metric.inner_text()) == pytest.approx(composed, abs=1e-4)
+
+
+@pytest.mark.browser
+def test_a_click_on_the_overview_opens_that_head(page):
+    canvas = page.get_by_test_id("map-viewer").first.get_by_test_id("map-canvas").first
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 2.5 / 8, "y": box["height"] * 1.5 / 4})
+    expect(page.get_by_text("Layer 1, head 2: before and after mixing")).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.browser
+def test_tokens_choose_query_and_key(page):
+    chips = page.get_by_test_id("token-strip").locator("button")
+    chips.nth(7).click()
+    expect(page.get_by_text(re.compile("at query 7 and key"))).to_be_visible(timeout=PATIENCE)
+    chips.nth(3).click(modifiers=["Shift"])
+    expect(page.get_by_text("M_post at query 7 and key 3")).to_be_visible(timeout=PATIENCE)
+    expect(chips.nth(7)).to_have_class(re.compile("query"))
+    expect(chips.nth(3)).to_have_class(re.compile("key"))
+
+
+@pytest.mark.browser
+def test_switching_to_scores_shows_the_other_site(page):
+    page.get_by_text("scores", exact=True).click()
+    expect(page.get_by_text(re.compile("^M_pre at query"))).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.browser
+def test_markup_in_a_prompt_stays_text(page):
+    asked = []
+    page.on("dialog", lambda dialog: asked.append(dialog.message) or dialog.dismiss())
+    text = 'x <img src=x onerror=alert(1)> <script>alert("hi")</script>'
+    type_prompt(page, text, len(load_model("demo/dcformer").to_str_tokens(text)))
+    assert not asked
+    assert page.locator("img[src='x']").count() == 0
+
+
+@pytest.mark.browser
+def test_a_session_asks_nothing_of_the_internet(browser, address):
+    tab, asked = browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(address)
+    tab.get_by_test_id("token-strip").wait_for(timeout=PATIENCE)
+    settled(tab)
+    outside = [url for url in asked if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
+    tab.close()
+    assert outside == []
+
+
+@pytest.mark.browser
+def test_the_report_draws_offline(browser, tmp_path):
+    from click.testing import CliRunner
+
+    from workbench.cli import main
+
+    out = tmp_path / "report.html"
+    done = CliRunner().invoke(main, ["inspect", "--prompt", PROMPT, "--out", str(out)])
+    assert done.exit_code == 0
+    tab, asked, errors = browser.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(out.as_uri())
+    expect(tab.locator('[data-testid="map-viewer"][data-state="ready"]')).to_have_count(3, timeout=PATIENCE)
+    expect(tab.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=PATIENCE)
+    tab.close()
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
