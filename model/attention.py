@@ -17,7 +17,7 @@ from model.backends import composed_attention
 from model.backends.eager import attention_scores, in_dtype, visibility
 from model.config import DCFormerConfig
 from model.functional import QK_NORM_EPS, masked_softmax, rms_norm, rotate
-from model.key_cache import KeyCache
+from model.key_cache import KeyCache, Seen
 from model.mixing import Mixing, compose, mixing_factors
 
 
@@ -147,16 +147,15 @@ class ComposedAttention(nn.Module):
         """
         q, k, v = self.project(x_BTD, rotary)
         sites = self.mixing(x_BTD)
-        query_start = 0
-        if cache is not None:
-            query_start = cache.length
-            k, v, sites = cache.extend(k, v, sites)
-        pre, post = sites["pre"], sites["post"]
-        if self.maps_are_watched():
-            z = self.attend_with_maps(q, k, v, pre, post, query_start, key_mask_BS)
+        if cache is None:
+            seen = Seen(k, v, sites["pre"], sites["post"], 0, self.visible_keys, key_mask_BS)
         else:
-            z = composed_attention(q, k, v, pre, post, visible_keys=self.visible_keys,
-                                   query_start=query_start, key_mask_BS=key_mask_BS)  # fmt: skip
+            seen = cache.extend(k, v, sites, key_mask_BS)
+        if self.maps_are_watched():
+            z = self.attend_with_maps(q, seen)
+        else:
+            z = composed_attention(q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys,
+                                   query_start=seen.query_start, key_mask_BS=seen.key_mask)  # fmt: skip
         return self.output(self.hook_z(z))
 
     def project(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,16 +189,14 @@ class ComposedAttention(nn.Module):
         """Does any hook need a whole map, so that all of it must be built?"""
         return any(hook.has_hooks() for hook in self.map_hooks())
 
-    def attend_with_maps(
-        self, q: Tensor, k: Tensor, v: Tensor, pre: Mixing, post: Mixing, query_start: int, key_mask: Tensor | None
-    ) -> Tensor:
+    def attend_with_maps(self, q: Tensor, seen: Seen) -> Tensor:
         """Head outputs by way of the four whole maps, each through its hook point."""
-        seen = visibility(q.shape[1], k.shape[1], self.visible_keys, query_start, key_mask, q.device)
-        raw = self.hook_attn_scores_raw(attention_scores(q, k))
-        scores = compose(raw, in_dtype(pre, raw)).masked_fill(~seen, float("-inf"))
+        raw = self.hook_attn_scores_raw(attention_scores(q, seen.k))
+        allowed = visibility(q.shape[1], seen.k.shape[1], seen.visible_keys, seen.query_start, seen.key_mask, q.device)
+        scores = compose(raw, in_dtype(seen.pre, raw)).masked_fill(~allowed, float("-inf"))
         pattern = self.hook_pattern_raw(masked_softmax(self.hook_attn_scores(scores)))
-        pattern = self.hook_pattern(compose(pattern, in_dtype(post, raw)))
-        return torch.einsum("bnts,bsnk->btnk", pattern.to(v.dtype), v)
+        pattern = self.hook_pattern(compose(pattern, in_dtype(seen.post, raw)))
+        return torch.einsum("bnts,bsnk->btnk", pattern.to(seen.v.dtype), seen.v)
 
     def output(self, z_BTNK: Tensor) -> Tensor:
         """Head outputs through W_O, summed over heads, plus b_O."""

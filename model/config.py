@@ -122,6 +122,11 @@ class DCFormerConfig(TransformerLensConfig):
         """How many keys a query of this layer sees, itself included; None = all earlier ones."""
         return None if self.visible_keys is None else self.visible_keys[layer]
 
+    @property
+    def keys_visible(self) -> list[int | None]:
+        """keys_visible_in of every layer."""
+        return [self.keys_visible_in(layer) for layer in range(self.n_layers)]
+
     # -- building and storing --------------------------------------------------------------------
 
     @classmethod

@@ -106,7 +106,7 @@ def continuation(
             f"Shorten the prompt or ask for at most {max(0, model.cfg.n_ctx - length)} tokens."
         )
     eos = model.cfg.eos_token_id if stop_at_eos else None
-    caches = caches_for(model.cfg.n_layers, length + max_new_tokens)
+    caches = caches_for(model.cfg.keys_visible, length + max_new_tokens)
     ended = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
     step = tokens
     for _ in range(max_new_tokens):

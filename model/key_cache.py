@@ -2,54 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from model.mixing import KEY_FACTORS, Mixing
 
 
-class KeyCache:
-    """The keys of one layer, growing up to a fixed capacity; room is made once, at the first step.
+@dataclass(frozen=True)
+class Seen:
+    """The keys that new queries attend over, as composed_attention takes them.
 
-    Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for
-    keys and values and, at rank 2, 10 H for the factors of the two sites.
+    k, v: [batch, key, head, d_head]. pre, post: query factors of the new tokens, key factors of all keys here.
+    query_start, visible_keys, key_mask: see composed_attention; they belong to this choice of keys.
     """
 
-    def __init__(self, capacity: int):
-        self.capacity, self.length = capacity, 0
+    k: Tensor
+    v: Tensor
+    pre: Mixing
+    post: Mixing
+    query_start: int
+    visible_keys: int | None
+    key_mask: Tensor | None
+
+
+class KeyCache:
+    """The keys of one layer: all of them up to a capacity or, in a local layer, a ring of the last visible ones.
+
+    Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
+    and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
+    """
+
+    def __init__(self, capacity: int, visible_keys: int | None = None):
+        self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
+        self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
         self._store: dict[str, Tensor] = {}
 
-    def extend(self, k: Tensor, v: Tensor, sites: dict[str, Mixing]) -> tuple[Tensor, Tensor, dict[str, Mixing]]:
-        """Add the new tokens' keys, values and key factors.
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._store.values())
 
-        Returns:
-            Keys, values and both sites' mixing over all tokens so far; query factors stay those of the new tokens.
+    def extend(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], key_mask: Tensor | None = None) -> Seen:
+        """Add the new tokens, and return the keys that they attend over.
+
+        Args:
+            key_mask: bool [batch, all tokens so far and the new ones], False on padding; None = no padding.
         Raises:
             ValueError: more tokens than the capacity.
         """
+        past, end = self.length, self.length + k.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"The cache has room for {self.capacity} tokens, {end} were given.")
         new = {"k": k, "v": v}
         for site, mixing in sites.items():
             new |= {f"{site}.{name}": factor for name, factor in mixing.factors().items() if name in KEY_FACTORS}
-        end = self.length + k.shape[1]
-        if end > self.capacity:
-            raise ValueError(f"The cache has room for {self.capacity} tokens, {end} were given.")
+        if past == 0:
+            keys, positions = new, torch.arange(end)
+        elif k.shape[1] == 1:
+            self._write(new, past)
+            self.length = end
+            return self._in_ring(sites, key_mask)
+        else:
+            positions = torch.arange(max(0, past - self.slots), end)
+            old = positions[positions < past] % self.slots
+            keys = {name: torch.cat([self._store[name][:, old], value], dim=1) for name, value in new.items()}
+        self._write(new, past)
+        self.length = end
+        first = int(positions[0])
+        mask = None if key_mask is None else key_mask[:, first:]
+        return self._seen(keys, sites, past - first, self.visible_keys, mask)
+
+    def _write(self, new: dict[str, Tensor], past: int) -> None:
+        """Put the last of the new tokens, as many as there are slots, in their places."""
         for name, value in new.items():
             if name not in self._store:
-                self._store[name] = value.new_empty(value.shape[0], self.capacity, *value.shape[2:])
-            self._store[name][:, self.length : end] = value
-        self.length = end
-        whole = {name: self._store[name][:, :end] for name in new}
+                self._store[name] = value.new_empty(value.shape[0], self.slots, *value.shape[2:])
+            kept = value[:, -self.slots :]
+            first = past + value.shape[1] - kept.shape[1]
+            start = first % self.slots
+            until_end = min(kept.shape[1], self.slots - start)
+            self._store[name][:, start : start + until_end] = kept[:, :until_end]
+            self._store[name][:, : kept.shape[1] - until_end] = kept[:, until_end:]
+
+    def _in_ring(self, sites: dict[str, Mixing], key_mask: Tensor | None) -> Seen:
+        """All filled slots, for one new query that sees every one of them: a softmax knows no order."""
+        filled = min(self.length, self.slots)
+        keys = {name: value[:, :filled] for name, value in self._store.items()}
+        if key_mask is not None:
+            slots = torch.arange(filled, device=key_mask.device)
+            # the position that stands in each slot: the latest one that leaves this remainder
+            key_mask = key_mask[:, self.length - 1 - (self.length - 1 - slots) % self.slots]
+        return self._seen(keys, sites, filled - 1, None, key_mask)
+
+    @staticmethod
+    def _seen(
+        keys: dict[str, Tensor],
+        sites: dict[str, Mixing],
+        query_start: int,
+        visible_keys: int | None,
+        mask: Tensor | None,
+    ) -> Seen:
         merged = {}
         for site, mixing in sites.items():
-            known = {name: whole[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in whole}
+            known = {name: keys[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in keys}
             merged[site] = mixing.with_factors(known)
-        return whole["k"], whole["v"], merged
+        return Seen(keys["k"], keys["v"], merged["pre"], merged["post"], query_start, visible_keys, mask)
 
 
-def caches_for(n_layers: int, capacity: int) -> list[KeyCache]:
+def caches_for(visible_keys: list[int | None], capacity: int) -> list[KeyCache]:
     """One empty cache a layer. Cached steps run without gradients: the store is written in place."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             "Cached decoding writes its keys in place and has no gradient; run it under torch.no_grad()."
         )
-    return [KeyCache(capacity) for _ in range(n_layers)]
+    return [KeyCache(capacity, keys) for keys in visible_keys]

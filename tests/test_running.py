@@ -40,15 +40,38 @@ def test_padding_reaches_neither_loss_nor_gradients():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("steps", [(3, 1, 1, 1, 1, 1, 1, 1, 1, 1), (1,) * 12, (5, 4, 3), (2, 1, 6, 1, 1, 1)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_cached_steps_agree_with_one_forward_beyond_the_window_too(variant):
+def test_cached_steps_agree_with_one_forward_beyond_the_window_too(variant, steps):
     model, tokens = small_model(variant), some_tokens(2, 12)
     with torch.no_grad():
-        whole, caches = model(tokens), caches_for(model.cfg.n_layers, 12)
-        pieces = [model(tokens[:, :3], caches=caches)]
-        pieces += [model(tokens[:, t : t + 1], caches=caches) for t in range(3, 8)]
-        pieces.append(model(tokens[:, 8:], caches=caches))
+        whole, caches = model(tokens), caches_for(model.cfg.keys_visible, 12)
+        pieces = [model(piece, caches=caches) for piece in tokens.split(steps, dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("watch_maps", [False, True])
+def test_cached_steps_of_padded_batches_agree_too(watch_maps):
+    model, rows = small_model("llama windows"), [some_tokens(n, seed=n) for n in (7, 9, 8)]
+    tokens, mask = padded(rows)
+    hooks = [("blocks.0.attn.hook_pattern", lambda x, hook: x)] if watch_maps else []
+    done, pieces = 0, []
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        whole, caches = model(tokens, attention_mask=mask), caches_for(model.cfg.keys_visible, 9)
+        for piece in tokens.split((4, 1, 1, 2, 1), dim=1):
+            done += piece.shape[1]
+            pieces.append(model(piece, attention_mask=mask[:, :done], caches=caches))
+    real = mask[..., None]
+    torch.testing.assert_close(torch.cat(pieces, dim=1) * real, whole * real, rtol=0, atol=1e-10)
+
+
+def test_a_local_layers_cache_keeps_only_what_it_may_see():
+    model = small_model("llama windows")
+    with torch.no_grad():
+        caches = caches_for(model.cfg.keys_visible, 20)
+        model(some_tokens(1, 9), caches=caches)
+    assert [cache.slots for cache in caches] == [3, 20, 5]
+    assert caches[0].nbytes * 20 == caches[1].nbytes * 3
 
 
 def test_greedy_generation_is_the_argmax_of_full_forwards():
@@ -167,9 +190,9 @@ def test_wrong_kinds_of_input_are_refused():
 def test_a_cache_needs_no_grad_and_has_a_capacity():
     model = small_model()
     with pytest.raises(RuntimeError, match=r"under torch\.no_grad"):
-        caches_for(3, 10)
+        caches_for([None] * 3, 10)
     with torch.no_grad():
-        caches = caches_for(model.cfg.n_layers, 4)
+        caches = caches_for(model.cfg.keys_visible, 4)
         model(some_tokens(1, 3), caches=caches)
         with pytest.raises(ValueError, match="room for 4 tokens, 6 were given"):
             model(some_tokens(1, 3), caches=caches)
