@@ -1,7 +1,8 @@
 """What a model is: configuration, mixing mathematics, the hooked model, checkpoints and capture."""
 
 from model.capture import Capture, capture
+from model.checkpoints import list_models, load_model, save_model
 from model.config import DCFormerConfig
 from model.transformer import HookedDCFormer
 
-__all__ = ["Capture", "DCFormerConfig", "HookedDCFormer", "capture"]
+__all__ = ["Capture", "DCFormerConfig", "HookedDCFormer", "capture", "list_models", "load_model", "save_model"]

@@ -1,0 +1,136 @@
+"""load_model and list_models: from a name to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from model.checkpoints import hub
+from model.checkpoints.assemble import check_tensors, empty_model, fill, stored_dtype
+from model.checkpoints.errors import ModelLoadError
+from model.checkpoints.fields import CONFIG_NAME, ConfigFile
+from model.checkpoints.layout import Layout
+from model.checkpoints.registry import layout_of
+from model.checkpoints.tensors import WeightFiles, open_weights
+from model.checkpoints.tokenizer_files import load_tokenizer, puts_bos_first
+from model.config import DTYPES, DCFormerConfig, parse_dtype
+from model.transformer import HookedDCFormer
+
+ZOO = Path(__file__).parent.parent / "zoo"
+_BUNDLED = "demo/"
+
+
+def load_model(
+    source: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+) -> HookedDCFormer:
+    """A model in eval mode, its weights on the device.
+
+    Weights are read one at a time straight to their place and their dtype: the peak is the weights plus the
+    largest tensor.
+
+    Args:
+        source: "demo/dcformer" or "demo/transformer" (bundled), a directory in a published layout, our own or
+            GPT-NeoX's, or a hub id "org/name".
+        device: "auto" takes CUDA, else MPS, else the CPU.
+        dtype: of the weights and the computation, by name or as a torch dtype; None = as they are stored.
+    Raises:
+        ModelLoadError: the source is unknown, a file is unreadable, a tensor is missing, left over or misshapen,
+            or the architecture would be computed wrongly. The message names which.
+    """
+    where = pick_device(device)
+    wanted = None if dtype is None else _pick_dtype(dtype)
+    directory, name = _locate(source)
+    config = ConfigFile.read(directory)
+    layout = layout_of(config)
+    weights = open_weights(directory)
+    cfg = _configuration(layout, config, weights, name)
+    tokenizer = load_tokenizer(directory, cfg.d_vocab)
+    if wanted is None:
+        wanted = stored_dtype(weights, (tensor for tensor in weights.entries if not layout.is_derived(tensor, cfg)))
+    _check_pair(where, wanted)
+    cfg = cfg.replace(device=str(where), dtype=wanted, default_prepend_bos=puts_bos_first(tokenizer))
+    model = empty_model(cfg, tokenizer)
+    sources = layout.sources(model, config, weights)
+    check_tensors(model, layout, sources, config, weights)
+    return fill(model, sources, weights, where).eval()
+
+
+def list_models(folder: str | Path | None = None) -> list[str]:
+    """What load_model takes: the bundled models, then the model directories in a folder."""
+    names = [f"{_BUNDLED}{directory.name}" for directory in model_directories(ZOO)]
+    if folder is None:
+        return names
+    if not Path(folder).expanduser().is_dir():
+        raise ModelLoadError(f"{folder} is not a folder. Give one that holds model directories.")
+    return names + [str(directory) for directory in model_directories(Path(folder).expanduser())]
+
+
+def model_directories(folder: Path) -> list[Path]:
+    """The directories in a folder whose config.json names a layout that can be read."""
+    return [path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}")) if is_model_directory(path.parent)]
+
+
+def is_model_directory(directory: Path) -> bool:
+    try:
+        layout_of(ConfigFile.read(directory))
+    except ModelLoadError:
+        return False
+    return True
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """A device that is there; "auto" is CUDA, else MPS, else the CPU."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ModelLoadError(
+            f"device={device!r} is not known. Use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
+    beyond = chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
+    if beyond or not available.get(chosen.type, False):
+        present = ", ".join(kind for kind, there in available.items() if there)
+        raise ModelLoadError(f"device={str(device)!r} was asked for, but this machine has {present}. Use 'auto'.")
+    return chosen
+
+
+def _pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if not isinstance(dtype, str | torch.dtype) or (isinstance(dtype, torch.dtype) and dtype not in DTYPES.values()):
+        raise ModelLoadError(f"dtype={dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
+    return parse_dtype(dtype)
+
+
+def _check_pair(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type == "mps" and dtype == torch.float64:
+        raise ModelLoadError("device='mps' has no float64. Use dtype='float32', or device='cpu'.")
+
+
+def _locate(source: str | Path) -> tuple[Path, str]:
+    """The directory that a source means, and the name the model gets from it."""
+    text = str(source)
+    if text.startswith(_BUNDLED) and (ZOO / text.removeprefix(_BUNDLED)) in model_directories(ZOO):
+        return ZOO / text.removeprefix(_BUNDLED), text
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name
+    if path.exists():
+        raise ModelLoadError(f"{path} is a file. Give the directory that holds it, with its {CONFIG_NAME}.")
+    if isinstance(source, str) and hub.is_hub_id(source) and not text.startswith(_BUNDLED):
+        return hub.fetch(source), source
+    raise ModelLoadError(
+        f"Unknown model {text!r}. Bundled: {', '.join(list_models()) or 'none'}. Anything else is a hub id (org/name) "
+        f"or the path of a directory that holds {CONFIG_NAME} and model.safetensors."
+    )
+
+
+def _configuration(layout: Layout, config: ConfigFile, weights: WeightFiles, name: str) -> DCFormerConfig:
+    try:
+        cfg = layout.read_config(config, weights)
+    except ModelLoadError:
+        raise
+    except ValueError as error:
+        raise ModelLoadError(f"{config.path}: {error}") from error
+    return cfg if "model_name" in config.values else cfg.replace(model_name=name)

@@ -1,0 +1,142 @@
+"""save_model: a complete directory or none at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoints.errors import ModelLoadError
+from model.checkpoints.fields import CONFIG_NAME
+from model.checkpoints.load import is_model_directory
+from model.checkpoints.registry import writable_layout
+from model.checkpoints.tokenizer_files import TOKENIZER_FILES
+from model.transformer import HookedDCFormer
+
+# a shard is gathered on the CPU before it is written: this bounds what saving a GPU model takes there
+MAX_SHARD_BYTES = 4 * 1024**3
+
+_MODEL_FILES = (CONFIG_NAME, "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+                "pytorch_model*.bin", "pytorch_model.bin.index.json", *TOKENIZER_FILES)  # fmt: skip
+
+
+def save_model(model: HookedDCFormer, directory: str | Path, layout: str = "own") -> Path:
+    """Write config.json, the weights and the tokenizer, so that load_model reads the same bits back.
+
+    All is written into a new directory beside the target, which then takes its name: a model that was there is
+    replaced only once the new one is on disk.
+
+    Args:
+        directory: new, empty, or a model directory, which is replaced.
+        layout: "own" holds every model, "published" the DCFormer and DCPythia architectures (composed or plain).
+    Returns:
+        The directory.
+    Raises:
+        ModelLoadError: the layout cannot hold a field of the model's configuration (it is named), or the directory
+            holds something that is no model.
+    """
+    target = Path(directory).expanduser().resolve()
+    _refuse_to_overwrite(target)
+    write = writable_layout(layout).write
+    assert write is not None
+    config, tensors = write(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
+    new.mkdir()
+    try:
+        (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_weights(tensors, new)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(new)
+        _sync(new)
+        _take_place(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return target
+
+
+def _refuse_to_overwrite(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ModelLoadError(f"{target} is a file. Give a new directory, or one that holds a model to replace.")
+    held = sorted(path.name for path in target.iterdir())
+    strange = [name for name in held if not any(fnmatch(name, pattern) for pattern in _MODEL_FILES)]
+    if strange or (held and not is_model_directory(target)):
+        raise ModelLoadError(
+            f"{target} holds something other than a model ({(strange or held)[0]}), which saving would delete. "
+            "Give a new or empty directory."
+        )
+
+
+def _write_weights(tensors: Iterable[tuple[str, Tensor]], directory: Path) -> None:
+    weight_map: dict[str, int] = {}
+    for number, shard in enumerate(_shards(tensors)):
+        save_file(shard, _shard_file(directory, number), metadata={"format": "pt"})
+        # safetensors makes its file private to the user; give it the rights of its neighbours
+        shutil.copymode(directory / CONFIG_NAME, _shard_file(directory, number))
+        weight_map |= dict.fromkeys(shard, number)
+    count = max(weight_map.values()) + 1
+    if count == 1:
+        _shard_file(directory, 0).rename(directory / "model.safetensors")
+        return
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    for number, name in enumerate(names):
+        _shard_file(directory, number).rename(directory / name)
+    size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    index = {"metadata": {"total_size": size}, "weight_map": {t: names[number] for t, number in weight_map.items()}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shard_file(directory: Path, number: int) -> Path:
+    return directory / f"shard{number}.safetensors"
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Named tensors on the CPU, as many at a time as a shard may hold."""
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > MAX_SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor.cpu().contiguous()
+        size += tensor.nbytes
+    yield shard
+
+
+def _sync(directory: Path) -> None:
+    for path in (*directory.iterdir(), directory):
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take_place(new: Path, target: Path) -> None:
+    """Give a finished directory the target's name; what stood there is deleted afterwards, or put back on failure."""
+    old = None
+    if target.exists():
+        old = new.with_suffix(".old")
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old is not None:
+            old.rename(target)
+        raise
+    _sync_one(target.parent)
+    if old is not None:
+        shutil.rmtree(old)
