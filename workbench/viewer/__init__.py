@@ -1,7 +1,7 @@
 """Canvas viewer for attention maps: signed [query, key] matrices up to thousands of tokens, drawn in the browser.
 
 ``view.py`` says what is shown, ``encoding.py`` turns it into bytes, ``js/`` draws the bytes, ``standalone.py`` puts
-both into one HTML file and ``component.py`` (the only file that imports streamlit) puts them on a page.
+both into one HTML file and ``component.py`` puts them on a page. ``token_strip.py`` is the prompt beside them. The last two alone import streamlit.
 """
 
 from workbench.viewer.encoding import encode_view, reduce_map

@@ -33,35 +33,22 @@ def reduce_map(values: np.ndarray, max_px: int = MAX_PX) -> np.ndarray:
     """
     if max(values.shape) <= max_px:
         return values
-    present = np.isfinite(values)
-    # an absent cell as 0 never has the largest magnitude of a block that holds a present one
-    peaks = _peak_of_rows(np.where(present, values, 0), max_px)
-    peaks = _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
-    if not present.all():
-        peaks[~_any_of_rows(_any_of_rows(present, max_px).T, max_px).T] = np.nan
-    return peaks
-
-
-def _block_edges(length: int, blocks: int) -> np.ndarray:
-    return np.arange(blocks + 1) * length // blocks
+    peaks = _peak_of_rows(values, max_px)
+    return _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
 
 
 def _peak_of_rows(values: np.ndarray, max_px: int) -> np.ndarray:
-    """[rows, cols] to [min(rows, max_px), cols]; no NaN."""
+    """[rows, cols] to [min(rows, max_px), cols]."""
     blocks = min(len(values), max_px)
-    edges = _block_edges(len(values), blocks)
+    edges = np.arange(blocks + 1) * len(values) // blocks
     highest = np.empty((blocks, values.shape[1]), values.dtype)
     lowest = np.empty_like(highest)
-    for block in range(blocks):  # contiguous slabs: five times as fast as np.maximum.reduceat
+    for block in range(blocks):  # slabs stay in the cache: several times as fast as np.fmax.reduceat on the whole
         slab = values[edges[block] : edges[block + 1]]
-        slab.max(axis=0, out=highest[block])
-        slab.min(axis=0, out=lowest[block])
+        slab = np.where(np.isfinite(slab), slab, np.nan)
+        np.fmax.reduce(slab, axis=0, out=highest[block])
+        np.fmin.reduce(slab, axis=0, out=lowest[block])
     return np.where(highest >= -lowest, highest, lowest)
-
-
-def _any_of_rows(mask: np.ndarray, max_px: int) -> np.ndarray:
-    blocks = min(len(mask), max_px)
-    return np.logical_or.reduceat(mask, _block_edges(len(mask), blocks)[:-1], axis=0)
 
 
 def quantise(values: np.ndarray, scale: float) -> np.ndarray:

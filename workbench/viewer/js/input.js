@@ -103,17 +103,19 @@ function zoomByWheel(viewer, event) {
   if (!event.ctrlKey && !event.metaKey) return; // a plain wheel scrolls the page
   event.preventDefault();
   const cell = cellAt(viewer.view, plotPoint(viewer, event));
-  setView(viewer, zoomWindow(viewer.map, viewer.view, cell, Math.exp(clamp(event.deltaY, -100, 100) / 250)), WHEEL_DELAY_MS);
+  const factor = Math.exp(clamp(event.deltaY, -100, 100) / 250);
+  setView(viewer, zoomWindow(viewer.map, viewer.view, cell, factor), WHEEL_DELAY_MS);
 }
 
 function pressKey(viewer, event) {
-  if (event.key === "Escape") escape(viewer);
-  else if (event.key in ARROWS && !event.ctrlKey && !event.metaKey && !event.altKey) moveSelection(viewer, ARROWS[event.key]);
+  const modified = event.ctrlKey || event.metaKey || event.altKey;
+  if (event.key === "Escape") pressEscape(viewer);
+  else if (event.key in ARROWS && !modified) moveSelection(viewer, ARROWS[event.key]);
   else return;
   event.preventDefault();
 }
 
-function escape(viewer) {
+function pressEscape(viewer) {
   if (viewer.drag) cancelDrag(viewer);
   else setView(viewer, fullWindow(viewer.map));
 }

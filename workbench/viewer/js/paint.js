@@ -122,9 +122,8 @@ function selectionFrame(box, layout) {
 }
 
 function paintBand(context, { start, end }, colours) {
-  const box = [Math.min(start.x, end.x), Math.min(start.y, end.y), Math.abs(end.x - start.x), Math.abs(end.y - start.y)];
   context.beginPath();
-  context.rect(...box);
+  context.rect(start.x, start.y, end.x - start.x, end.y - start.y);
   context.fillStyle = cssColour(colours.text, 0.12);
   context.fill();
   stroke(context, cssColour(colours.text, 0.9), 1.5);

@@ -34,7 +34,8 @@ function valueChip(map, panel, index, block) {
   const code = empty ? 0 : peakCode(panel.codes, map.grid[1], rowStart, rowEnd, colStart, colEnd);
   const chip = element("span", "value", { "data-testid": "map-value", "data-panel": index });
   if (code !== 0) chip.dataset.value = codeValue(panel, code);
-  chip.append(textSpan("name", panel.title), textSpan("", empty ? "outside the loaded window" : codeText(map, panel, code)));
+  const text = empty ? "outside the loaded window" : codeText(map, panel, code);
+  chip.append(textSpan("name", panel.title), textSpan("", text));
   return chip;
 }
 
@@ -55,5 +56,6 @@ function reductionText(map) {
   const { extent, grid } = map;
   const [rows, cols] = [extent.r1 - extent.r0, extent.c1 - extent.c0];
   if (rows === grid[0] && cols === grid[1]) return "";
-  return `${rows} × ${cols} cells reduced to ${grid[0]} × ${grid[1]}: each block shows its value of largest magnitude`;
+  const shapes = `${rows} × ${cols} cells reduced to ${grid[0]} × ${grid[1]}`;
+  return `${shapes}: each block shows its value of largest magnitude`;
 }

@@ -42,7 +42,8 @@ function createViewer(parent) {
   };
   parent.append(root);
   parts.reset.addEventListener("click", () => setView(viewer, fullWindow(viewer.map)));
-  viewer.resizes = new ResizeObserver(() => viewer.map && root.clientWidth !== viewer.layout.available && refresh(viewer));
+  const isResized = () => viewer.map && root.clientWidth !== viewer.layout.available;
+  viewer.resizes = new ResizeObserver(() => isResized() && refresh(viewer));
   viewer.resizes.observe(root);
   viewer.scheme = matchMedia("(prefers-color-scheme: dark)");
   viewer.onScheme = () => viewer.map && refresh(viewer);
