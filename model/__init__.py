@@ -3,6 +3,16 @@
 from model.capture import Capture, capture
 from model.checkpoints import list_models, load_model, save_model
 from model.config import DCFormerConfig
+from model.engine import Engine
 from model.transformer import HookedDCFormer
 
-__all__ = ["Capture", "DCFormerConfig", "HookedDCFormer", "capture", "list_models", "load_model", "save_model"]
+__all__ = [
+    "Capture",
+    "DCFormerConfig",
+    "Engine",
+    "HookedDCFormer",
+    "capture",
+    "list_models",
+    "load_model",
+    "save_model",
+]

@@ -5,7 +5,7 @@ Axes: B batch, T query, S key, N head, K d_head, D d_model, C mixing network, R 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn as nn
@@ -15,10 +15,13 @@ from transformer_lens.hook_points import HookPoint
 
 from model.backends import composed_attention
 from model.backends.eager import attention_scores, in_dtype, visibility
-from model.config import DCFormerConfig
+from model.config import SITES, DCFormerConfig
 from model.functional import QK_NORM_EPS, masked_softmax, rms_norm, rotate
 from model.key_cache import KeyCache, Seen
 from model.mixing import Mixing, compose, mixing_factors
+
+BySide = Mapping[str, tuple[Tensor, Tensor, Tensor]]
+"""Side ("query", "key") -> its down, up and gate for every token."""
 
 
 class MixingSite(nn.Module):
@@ -42,14 +45,18 @@ class MixingSite(nn.Module):
         """The learned W of base = I + W, [H, H], or None."""
         return torch.block_diag(*self.static_blocks) if self.cfg.static_mixing else None
 
-    def forward(self, by_side: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Mixing:
-        """Pass each side's (down, up, gate) through its hook points."""
-        hooked = {
-            f"{side}_{kind}": self.get_submodule(f"hook_{side}_{kind}")(value)
+    def forward(self, by_side: BySide) -> Mixing:
+        """The mixing of this site from each side's (down, up, gate), each passed through its hook point."""
+        return self.mixing(by_side, lambda name, factor: self.get_submodule(f"hook_{name}")(factor))
+
+    def mixing(self, by_side: BySide, watch: Callable[[str, Tensor], Tensor] = lambda name, factor: factor) -> Mixing:
+        """The same without hooks."""
+        watched = {
+            f"{side}_{kind}": watch(f"{side}_{kind}", factor)
             for side, factors in by_side.items()
-            for kind, value in zip(("down", "up", "gate"), factors, strict=True)
+            for kind, factor in zip(("down", "up", "gate"), factors, strict=True)
         }
-        return Mixing(n_heads=self.cfg.n_heads, groups=self.cfg.groups, static=self.static(), **hooked)
+        return Mixing(n_heads=self.cfg.n_heads, groups=self.cfg.groups, static=self.static(), **watched)
 
 
 class ComposedAttention(nn.Module):
@@ -169,17 +176,18 @@ class ComposedAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return self.hook_rot_q(q), self.hook_rot_k(k), v
 
-    def mixing(self, x_BTD: Tensor) -> dict[str, Mixing]:
-        """The factors of both sites; a site without mixing gets the identity."""
+    def mixing(self, x_BTD: Tensor, watched: bool = True) -> dict[str, Mixing]:
+        """The factors of both sites, through their hook points if watched; a site without mixing gets the identity."""
         by_site: dict[str, dict[str, tuple[Tensor, Tensor, Tensor]]] = {site: {} for site in self.cfg.mixed_sites}
         if self.networks:
             networks = mixing_factors(x_BTD, self.mix_hidden, self.mix_factors, self.mix_gates)
             for (site, side), factors in zip(self.networks, networks, strict=True):
                 by_site[site][side] = factors
-        identity = Mixing(n_heads=self.cfg.n_heads, groups=self.cfg.groups)
-        return {
-            site: self.get_submodule(site)(by_site[site]) if site in by_site else identity for site in ("pre", "post")
-        }
+        sites = dict.fromkeys(SITES, Mixing(n_heads=self.cfg.n_heads, groups=self.cfg.groups))
+        for site, by_side in by_site.items():
+            module: MixingSite = getattr(self, site)
+            sites[site] = module(by_side) if watched else module.mixing(by_side)
+        return sites
 
     def map_hooks(self) -> tuple[HookPoint, ...]:
         """The four hook points that need a whole map."""

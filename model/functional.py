@@ -29,6 +29,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide / scale).to(x.dtype) * weight
 
 
+def activate(act_fn: str, x: Tensor) -> Tensor:
+    """The MLP's nonlinearity by its name in DCFormerConfig."""
+    if act_fn == "silu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if act_fn == "gelu_new" else "none")
+
+
 def rotary_tables(positions: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin for rotating dimension d with d + width/2, [..., position, width/2].
 

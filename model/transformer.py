@@ -17,7 +17,7 @@ from transformer_lens.hook_points import HookPoint
 
 from model.attention import ComposedAttention
 from model.config import DCFormerConfig
-from model.functional import next_token_loss, norm_scale, rotary_tables
+from model.functional import activate, next_token_loss, norm_scale, rotary_tables
 from model.generation import generate
 from model.initialise import initialise
 from model.key_cache import KeyCache
@@ -77,18 +77,15 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.cfg.gated_mlp:
-            post_BTF = self._activate(self.hook_pre(self.w_gate(x_BTD))) * self.hook_pre_linear(self.w_in(x_BTD))
+            post_BTF = activate(self.cfg.act_fn, self.hook_pre(self.w_gate(x_BTD))) * self.hook_pre_linear(
+                self.w_in(x_BTD)
+            )
         else:
-            post_BTF = self._activate(self.hook_pre(self.w_in(x_BTD)))
+            post_BTF = activate(self.cfg.act_fn, self.hook_pre(self.w_in(x_BTD)))
         if self.cfg.mgate_groups is not None:
             weights = self.hook_mgate(self.w_mgate(x_BTD).softmax(-1))
             post_BTF = (post_BTF.unflatten(-1, (self.cfg.mgate_groups, -1)) * weights[..., None]).flatten(-2)
         return self.w_out(self.hook_post(post_BTF))
-
-    def _activate(self, pre: Tensor) -> Tensor:
-        if self.cfg.act_fn == "silu":
-            return F.silu(pre)
-        return F.gelu(pre, approximate="tanh" if self.cfg.act_fn == "gelu_new" else "none")
 
 
 class Block(nn.Module):
@@ -224,7 +221,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
         past = caches[0].length if caches else 0
         self.check_tokens(tokens, mask, past)
         last_layer = self._resolve_stop(stop_at_layer)
-        positions = self._positions(tokens, mask, past)
+        positions = self.positions(tokens, mask, past)
         resid = self.hook_embed(self.embed(tokens))
         rotary = None
         if self.cfg.positional_embedding_type == "standard":
@@ -250,7 +247,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
 
     generate = generate
 
-    def _positions(self, tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:
+    def positions(self, tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:
         """Position of each token in its own sequence, [batch or 1, pos]: padding does not count."""
         if mask is None:
             return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]

@@ -1,0 +1,185 @@
+"""Engine: the fast path. The weights of a HookedDCFormer, the same logits, no hooks.
+
+Axes: B batch, T query, S key, N head, K d_head, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.backends import composed_attention
+from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
+from model.generation import generate, stream
+from model.key_cache import KeyCache, Seen
+from model.mixing import Mixing
+from model.transformer import MLP, HookedDCFormer, Norm
+
+
+@dataclass
+class LayerActivations:
+    """What a tap sees of one layer in one step, before attention; replacing a site's Mixing changes the run.
+
+    q, k: as they enter the dot product, [batch, pos, head, d_head]. v: values. mixing: by site, for the new tokens.
+    """
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mixing: dict[str, Mixing]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache)."""
+
+    rotary: tuple[Tensor, Tensor] | None
+    mask: Tensor | None
+    caches: list[KeyCache] | None
+
+
+Tap = Callable[[LayerActivations], None]
+
+
+class Engine:
+    """A model without hooks, for long prompts, training-free evaluation and generation.
+
+    It reads the very tensors of the hooked model (no copy), so a change of weights or device shows in both. Hooks
+    would be ignored here: a model that has some is refused. Factors can be read and changed through taps.
+
+    Args:
+        model: the hooked model whose weights are used.
+        backend: of composed attention, see model.backends; "auto" chooses by size.
+    """
+
+    def __init__(self, model: HookedDCFormer, backend: str = "eager"):
+        self.model, self.cfg, self.backend = model, model.cfg, backend
+        self._taps: list[Tap] = []
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        input: str | Sequence[str] | Tensor,
+        *,
+        last: bool = False,
+        attention_mask: Tensor | None = None,
+        prepend_bos: bool | None = None,
+        caches: list[KeyCache] | None = None,
+    ) -> Tensor:
+        """Logits of all positions, [batch, pos, d_vocab], or with last=True of the last only, [batch, d_vocab].
+
+        Args and errors: as for HookedDCFormer.forward.
+        """
+        tokens, mask = self.model.to_tokens_and_mask(input, prepend_bos, attention_mask)
+        resid = self.residual(tokens, mask, caches)
+        return self.unembed(resid[:, -1] if last else resid)
+
+    @torch.no_grad()
+    def residual(self, tokens: Tensor, mask: Tensor | None = None, caches: list[KeyCache] | None = None) -> Tensor:
+        """The residual stream after the last block, [batch, pos, d_model]; arguments as for __call__."""
+        past = caches[0].length if caches else 0
+        self.model.check_tokens(tokens, mask, past)
+        self._refuse_hooks()
+        positions = self.model.positions(tokens, mask, past)
+        resid, rotary = F.embedding(tokens, self.model.embed.W_E), None
+        if self.cfg.positional_embedding_type == "standard":
+            resid = resid + F.embedding(positions, self.model.pos_embed.W_pos)
+        else:
+            rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
+        at = Position(rotary, mask, caches)
+        for layer in range(self.cfg.n_layers):
+            resid = self._block(layer, resid, at)
+        return resid
+
+    @torch.no_grad()
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Logits of a residual stream: final norm and unembedding."""
+        return F.linear(norm(self.model.ln_final, resid), self.model.unembed.weight)
+
+    def generate(self, input: str | Sequence[str] | Tensor, max_new_tokens: int = 32, **options: Any) -> Any:
+        """Continue prompts with cached keys; options and result as for HookedDCFormer.generate."""
+        return generate(self.model, input, max_new_tokens, step=self._step, **options)
+
+    def stream(self, input: str, max_new_tokens: int = 32, **options: Any) -> Iterator[str]:
+        """Yield the new text of one prompt piece by piece; options as for HookedDCFormer.generate."""
+        return stream(self.model, input, max_new_tokens, step=self._step, **options)
+
+    def _step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache]) -> Tensor:
+        return self(tokens, last=True, attention_mask=mask, caches=caches)
+
+    # -- taps ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def tapped(self, *taps: Tap) -> Iterator[Engine]:
+        """Call functions on every layer's LayerActivations while the block runs, in the order given.
+
+        A tap reads them, or replaces entries of `mixing`. It costs nothing where it copies nothing.
+        """
+        self._taps.extend(taps)
+        try:
+            yield self
+        finally:
+            for tap in taps:
+                self._taps.remove(tap)
+
+    # -- one layer -------------------------------------------------------------------------------------
+
+    def _block(self, layer: int, resid: Tensor, at: Position) -> Tensor:
+        block = self.model.blocks[layer]
+        q, seen = self._attention_inputs(layer, norm(block.ln1, resid), at)
+        z = composed_attention(
+            q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys, query_start=seen.query_start,
+            key_mask_BS=seen.key_mask, backend=self.backend,
+        )  # fmt: skip
+        middle = resid + F.linear(z.flatten(2), block.attn.wo.weight, block.attn.wo.bias)
+        return middle + plain_mlp(block.mlp, norm(block.ln2, resid if self.cfg.parallel_attn_mlp else middle))
+
+    def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Tensor, Seen]:
+        attn = self.model.blocks[layer].attn
+        qkv = F.linear(x, attn.wqkv.weight, attn.wqkv.bias).unflatten(-1, (3, self.cfg.n_heads, self.cfg.d_head))
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.cfg.use_qk_norm:
+            q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
+        if at.rotary is not None:
+            q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
+        found = LayerActivations(layer, q, k, v, attn.mixing(x, watched=False))
+        for tap in self._taps:
+            tap(found)
+        if at.caches is None:
+            return q, Seen(k, v, found.mixing["pre"], found.mixing["post"], 0, attn.visible_keys, at.mask)
+        return q, at.caches[layer].extend(k, v, found.mixing, at.mask)
+
+    def _refuse_hooks(self) -> None:
+        hooked = [name for name, hook in self.model.hook_dict.items() if hook.has_hooks()]
+        if hooked:
+            raise ValueError(
+                f"The engine runs no hooks, but the model has {len(hooked)}, the first on {hooked[0]}. "
+                "Remove them (model.reset_hooks()), or run the hooked model itself."
+            )
+
+
+def norm(module: Norm, x: Tensor) -> Tensor:
+    """RMSNorm or LayerNorm in one kernel."""
+    if module.centred:
+        return F.layer_norm(x, x.shape[-1:], module.w, module.b, module.eps)
+    return F.rms_norm(x, x.shape[-1:], module.w, module.eps)
+
+
+def plain_mlp(mlp: MLP, x: Tensor) -> Tensor:
+    """MLP.forward without its hook points."""
+    inward = F.linear(x, mlp.w_in.weight, mlp.w_in.bias)
+    if mlp.cfg.gated_mlp:
+        post = activate(mlp.cfg.act_fn, F.linear(x, mlp.w_gate.weight, mlp.w_gate.bias)) * inward
+    else:
+        post = activate(mlp.cfg.act_fn, inward)
+    if mlp.cfg.mgate_groups is not None:
+        shares = F.linear(x, mlp.w_mgate.weight).softmax(-1)
+        post = (post.unflatten(-1, (mlp.cfg.mgate_groups, -1)) * shares[..., None]).flatten(-2)
+    return F.linear(post, mlp.w_out.weight, mlp.w_out.bias)
