@@ -1,0 +1,5 @@
+"""What a study measures."""
+
+from probes.perplexity import Perplexity, perplexity
+
+__all__ = ["Perplexity", "perplexity"]

@@ -38,7 +38,7 @@ def test_inspect_writes_one_file_that_needs_nothing_else(tmp_path):
     assert done.exit_code == 0, done.output
     page = out.read_text()
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", page)
-    assert page.count("<div data-map-viewer=") == 3
+    assert len(re.findall(r'<div data-map-viewer="[\w+/=]{200}', page)) == 3
     assert "M_pre at query" in page
     assert "·hammer" in page
 
@@ -75,7 +75,8 @@ def test_markup_in_a_prompt_is_shown_as_text(tmp_path):
 def test_generate_prints_the_models_continuation():
     done = run("generate", "--prompt", PROMPT, "--max-new-tokens", "5")
     assert done.exit_code == 0
-    assert done.output == load_model("demo/dcformer").generate(PROMPT, 5) + "\n"
+    assert done.stdout == load_model("demo/dcformer").generate(PROMPT, 5) + "\n"
+    assert "tokens/s" in done.stderr
 
 
 def test_convert_there_and_back_keeps_every_bit(tmp_path):

@@ -12,6 +12,7 @@ COMMANDS = {
     "app": "Open the workbench in the browser.",
     "inspect": "Write a report of how the heads are composed on a prompt.",
     "generate": "Continue a prompt.",
+    "evaluate": "Loss of text files under a sliding context.",
     "convert": "Write a checkpoint in another layout.",
 }
 """Command -> its one-line help. The module of a command is imported only when it runs: --help stays quick."""
