@@ -1,4 +1,4 @@
-"""Capture: one forward pass, kept as factors; every map, matrix and attribution is rebuilt when someone looks at it.
+"""Capture: one run, kept as factors; every map, matrix and attribution is rebuilt when someone looks at it.
 
 Kept per token and layer are queries, keys, values and the mixing factors of both sites, so memory grows with the
 length of the prompt, not with its square. Axes: T query, S key, N head (source), M head (target), K d_head,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,8 @@ from torch import Tensor
 from model.backends.eager import MAP_ELEMENTS, attention_scores, in_dtype
 from model.config import SITES, DCFormerConfig
 from model.functional import masked_softmax, visible
-from model.mixing import FACTORS, Mixing, compose, compose_heads, mixing_from
+from model.mixing import Mixing, compose, compose_heads
 from model.site_mixing import Positions, SiteMixing, index_list, one_index
-
-if TYPE_CHECKING:
-    from model.transformer import HookedDCFormer
 
 MAPS = ("scores_raw", "scores_composed", "pattern_raw", "pattern_composed")
 
@@ -42,7 +39,7 @@ class LayerCapture:
 
 
 class Capture:
-    """One prompt through one model; made by capture().
+    """One prompt through one model; made by capture() in recording.py.
 
     Attributes:
         cfg: of the model. tokens: ids, [pos]. str_tokens: each token's text.
@@ -207,91 +204,6 @@ def _key_side_attribution(post: Mixing, pattern_NS: Tensor, value_SM: Tensor) ->
         out[block, block] = torch.einsum("nsr,srm,sm->nm", read, up[:, g], value_SM[:, block])
     gate = torch.einsum("ns,sn,sn->n", pattern_NS, post.key_gate[0].double(), value_SM)
     return out + torch.diag(gate)
-
-
-@torch.no_grad()
-def capture(
-    model: HookedDCFormer,
-    input: str | Sequence[str] | Tensor,
-    *,
-    layers: Sequence[int] | None = None,
-    logits: bool = True,
-    prepend_bos: bool | None = None,
-) -> Any:
-    """Run prompts and keep what every map and mixing matrix can be rebuilt from; no map is built.
-
-    Args:
-        input: one prompt (text, or ids [pos] or [1, pos]) gives a Capture; several (texts, or ids
-            [batch, pos]) give a list.
-        layers: which layers to keep; None = all.
-        logits: keep the logits, [pos, d_vocab] for each prompt.
-    Raises:
-        ValueError: hooks stand on whole maps, whose edits a rebuilt map would not show; and bad input as
-            in HookedDCFormer.forward.
-    """
-    every = range(model.cfg.n_layers)
-    kept: Sequence[int] = (
-        every if layers is None else sorted({one_index(layer, model.cfg.n_layers, "layer") for layer in layers})
-    )
-    watched = [layer for layer in kept if model.blocks[layer].attn.maps_are_watched()]
-    if watched:
-        raise ValueError(
-            f"Hooks stand on the attention maps of layers {watched}; a capture rebuilds maps from factors and would "
-            "not show their edits. Remove them, or read the maps with run_with_cache."
-        )
-    tokens, mask = model.to_tokens_and_mask(input, prepend_bos)
-    store: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        store[hook.name] = activation.detach().cpu()
-
-    names = [name for layer in kept for name in _hook_names(model.cfg, layer)] + ["ln_final.hook_scale"]
-    out = model.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, keep) for name in names])
-    runs = []
-    for row in range(tokens.shape[0]):
-        real = slice(0 if mask is None else int((~mask[row]).sum()), None)
-        runs.append(_one_prompt(model, store, kept, row, real, tokens, out if logits else None))
-    several = not isinstance(input, str) and not (
-        isinstance(input, Tensor) and (input.ndim == 1 or input.shape[0] == 1)
-    )
-    return runs if several else runs[0]
-
-
-def _hook_names(cfg: DCFormerConfig, layer: int) -> list[str]:
-    attn = f"blocks.{layer}.attn"
-    factors = [f"{attn}.{site}.hook_{name}" for site in cfg.mixed_sites for name in FACTORS]
-    sides = cfg.dynamic_sides
-    present = [name for name in factors if name.rsplit("hook_")[1].split("_")[0] in sides]
-    return [f"{attn}.hook_rot_q", f"{attn}.hook_rot_k", f"{attn}.hook_v", *present]
-
-
-def _one_prompt(
-    model: HookedDCFormer, store: dict[str, Tensor], layers: Sequence[int], row: int, real: slice,
-    tokens: Tensor, logits: Tensor | None,
-) -> Capture:  # fmt: skip
-    """Cut one prompt out of a batch, without its padding. Copies, so that the batch can be freed."""
-    kept = {}
-    for layer in layers:
-        prefix = f"blocks.{layer}.attn"
-        q, k, v = (store[f"{prefix}.hook_{name}"][row, real].clone() for name in ("rot_q", "rot_k", "v"))
-        pre, post = (_cut_site(model, store, layer, site, row, real) for site in SITES)
-        kept[layer] = LayerCapture(q=q, k=k, v=v, pre=pre, post=post, W_O=model.blocks[layer].attn.W_O.detach())
-    ids = tokens[row, real].cpu()
-    return Capture(
-        cfg=model.cfg.replace(), tokens=ids, str_tokens=model.to_str_tokens(ids),
-        logits=None if logits is None else logits[row, real].float().cpu().clone(),
-        final_scale=store["ln_final.hook_scale"][row, real].float().clone(), layers=kept,
-    )  # fmt: skip
-
-
-def _cut_site(model: HookedDCFormer, store: dict[str, Tensor], layer: int, site: str, row: int, real: slice) -> Mixing:
-    """The mixing of one site for one prompt of a batch."""
-    prefix = f"blocks.{layer}.attn.{site}.hook_"
-    named = {name: store[prefix + name][row : row + 1, real].clone() for name in FACTORS if prefix + name in store}
-    static = None
-    if site in model.cfg.mixed_sites:
-        static = model.blocks[layer].attn.get_submodule(site).static()
-    return mixing_from(named, model.cfg.n_heads, model.cfg.groups, None if static is None else static.cpu())
 
 
 def _stage(stage: str) -> Literal["raw", "composed"]:

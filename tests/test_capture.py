@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from model import capture
+from model import Engine, Recorder, capture
 from tests.models import VARIANTS, small_model, some_tokens
 
 T = 11
@@ -132,6 +132,46 @@ def test_a_capture_sees_interventions_on_factors():
         pytest.raises(ValueError, match=r"Hooks stand on the attention maps of layers \[1\]"),
     ):
         capture(model, tokens)
+
+
+def same_captures(one, other):
+    assert torch.equal(one.tokens, other.tokens)
+    torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.final_scale, other.final_scale, rtol=0, atol=1e-5)
+    assert sorted(one.layers) == sorted(other.layers)
+    for layer in one.layers:
+        for name, value in one.maps(layer).items():
+            torch.testing.assert_close(value, other.maps(layer)[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_engines_capture_is_the_hooked_models(variant):
+    model = small_model(variant)
+    same_captures(capture(Engine(model), some_tokens(T)), capture(model, some_tokens(T)))
+
+
+@pytest.mark.parametrize("variant", ["llama windows", "groups", "plain"])
+def test_a_capture_of_generation_is_that_of_the_whole_sequence(variant):
+    model, tokens = small_model(variant), some_tokens(5)
+    run = capture(Engine(model), tokens, max_new_tokens=9)
+    whole = model.generate(tokens, 9)
+    same_captures(run, capture(model, whole[:-1]))
+
+
+def test_a_recorder_keeps_chosen_layers_of_every_step():
+    model = small_model("llama windows")
+    engine, recorder = Engine(model), Recorder([2])
+    with engine.tapped(recorder):
+        out = engine.generate(some_tokens(1, 5), 4)
+    mixing = recorder.layer(2).mixing["pre"]
+    truth = capture(model, out[0, :-1]).layers[2].pre
+    torch.testing.assert_close(mixing.query_down, truth.query_down, rtol=0, atol=1e-10)
+    torch.testing.assert_close(mixing.key_gate, truth.key_gate, rtol=0, atol=1e-10)
+
+
+def test_only_an_engine_captures_generation():
+    with pytest.raises(ValueError, match=r"Only an engine captures generation\. Give Engine\(model\)"):
+        capture(small_model(), some_tokens(T), max_new_tokens=3)
 
 
 def test_chosen_layers_only():
