@@ -14,11 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.backends.eager import MAP_ELEMENTS, attention_scores, in_dtype
+from model.backends.eager import attention_scores, in_dtype
 from model.config import SITES, DCFormerConfig
 from model.functional import masked_softmax, visible
 from model.mixing import Mixing, compose, compose_heads
 from model.site_mixing import Positions, SiteMixing, index_list, one_index
+
+BLOCK_CELLS = 2**20
+"""Cells of all heads' maps that one block of queries may hold; small blocks leave out most of what is masked."""
 
 MAPS = ("scores_raw", "scores_composed", "pattern_raw", "pattern_composed")
 
@@ -151,7 +154,7 @@ class Capture:
 
     def _blocks(self, query_index: Tensor) -> Iterator[slice]:
         """Slices of the wanted queries, small enough that a block of all heads' maps stays small."""
-        block = max(1, MAP_ELEMENTS // (self.cfg.n_heads * len(self)))
+        block = max(1, BLOCK_CELLS // (self.cfg.n_heads * len(self)))
         for first in range(0, len(query_index), block):
             yield slice(first, first + block)
 

@@ -134,7 +134,7 @@ def _run_hooked(model: HookedDCFormer, tokens: Tensor, mask: Tensor | None, laye
 
     names = [name for layer in layers for name in _hook_names(model.cfg, layer)]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    hooks = [(name, keep) for name in (*names, last)]
+    hooks: list[Any] = [(name, keep) for name in (*names, last)]
     model.run_with_hooks(tokens, return_type=None, attention_mask=mask, fwd_hooks=hooks)
     return tokens, store[last], {layer: _from_store(model, store, layer) for layer in layers}
 

@@ -51,7 +51,7 @@ def test_pieces_equal_the_same_pieces_of_whole_maps(variant, cut):
 def test_blocks_of_queries_do_not_show(monkeypatch):
     run = capture(small_model("llama windows"), some_tokens(T))
     whole = run.maps(0)
-    monkeypatch.setattr(sys.modules["model.capture"], "MAP_ELEMENTS", 4 * T * 2)  # two queries a block
+    monkeypatch.setattr(sys.modules["model.capture"], "BLOCK_CELLS", 4 * T * 2)  # two queries a block
     for name, value in run.maps(0).items():
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6)
 

@@ -50,6 +50,16 @@ def test_a_window_of_a_map_is_cut_from_the_whole(run):
         assert one.full_scale == other.full_scale  # colours keep their meaning while zooming
 
 
+def test_a_click_on_a_reduced_map_means_its_strongest_cell():
+    composed = torch.full((1000, 1000), 0.1)
+    composed[700, 300], composed[500, 501] = -4.0, float("-inf")
+    maps = {"pattern_composed": composed, "scores_composed": composed}
+    assert views.snap(maps, "pattern", (701, 301), None) == (700, 300)  # under the same pixel of 384
+    assert views.snap(maps, "pattern", (701, 301), ((600, 900), (200, 400))) == (701, 301)  # shown cell by cell
+    hidden = {"scores_composed": torch.full((1000, 1000), float("-inf"))}
+    assert views.snap(hidden, "scores", (3, 800), None) == (3, 800)
+
+
 @pytest.mark.parametrize("kind", views.KINDS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_cell_reading_adds_up(variant, kind):

@@ -12,12 +12,14 @@ from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, list_models, load_model
 from model.capture import MAPS
+from workbench.views import distances
 
 Value = TypeVar("Value")
 
 MODELS_KEPT = 3
 CAPTURE_BYTES = 1 << 30
 MAP_BYTES = 256 << 20
+DISTANCES_KEPT = 256
 
 
 class Workbench:
@@ -36,6 +38,7 @@ class Workbench:
         self._models: LRUCache = LRUCache(MODELS_KEPT)
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
+        self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
         self._guard = threading.Lock()
         self._locks: dict[Any, threading.Lock] = {}
 
@@ -61,6 +64,11 @@ class Workbench:
             return {kind: values[0] for kind, values in run.maps(layer, MAPS, heads=head).items()}
 
         return self._once(self._maps, (name, prompt, layer, head), ("maps", name), build)
+
+    def distances(self, name: str, prompt: str) -> dict[str, torch.Tensor]:
+        """How far each head's mixing is from identity, by site, [layer, head]."""
+        run = self.capture(name, prompt)
+        return self._once(self._distances, (name, prompt), ("maps", name), lambda: distances(run))
 
     def _once(self, cache: LRUCache, key: Any, lock_name: Any, build: Callable[[], Value]) -> Value:
         """What stands under key, building it if nobody has; sessions that want the same wait for one build."""

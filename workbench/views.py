@@ -15,7 +15,7 @@ from torch import Tensor
 from model import Capture
 from model.config import SITES
 from model.site_mixing import one_index
-from workbench.viewer import Labels, MapView, Panel, Window, max_abs
+from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
 
 KINDS = {"scores": "pre", "pattern": "post"}
 """The two kinds of map and the site that turns raw into composed."""
@@ -68,9 +68,13 @@ def distances(run: Capture) -> dict[str, Tensor]:
     return {site: torch.stack([run.mixing(layer, site).distance_from_identity() for layer in layers]) for site in SITES}
 
 
-def first_selection(run: Capture) -> Selection:
-    """Where to look first: the most mixed head of the last token, at the key that it weighs most."""
-    total = sum(distances(run).values())
+def first_selection(run: Capture, by_site: Mapping[str, Tensor] | None = None) -> Selection:
+    """Where to look first: the most mixed head of the last token, at the key that it weighs most.
+
+    Args:
+        by_site: what distances(run) gives, if it is known already.
+    """
+    total = sum((distances(run) if by_site is None else by_site).values())
     layer, head = divmod(int(total.argmax()), run.cfg.n_heads)  # type: ignore[union-attr]
     query = len(run) - 1
     row = run.pattern(layer, "composed", heads=head, queries=query)[0, 0]
@@ -95,9 +99,13 @@ def chosen_selection(
     return first
 
 
-def overview(run: Capture, selection: Selection) -> MapView:
-    """Layer x head, one panel a site, coloured by the distance of the head's mixing from identity."""
-    by_site = distances(run)
+def overview(run: Capture, selection: Selection, by_site: Mapping[str, Tensor] | None = None) -> MapView:
+    """Layer x head, one panel a site, coloured by the distance of the head's mixing from identity.
+
+    Args:
+        by_site: what distances(run) gives, if it is known already.
+    """
+    by_site = distances(run) if by_site is None else by_site
     scale = max_abs(*(values.numpy() for values in by_site.values()))
     panels = [
         Panel(f"M_{site}: distance from identity", values.numpy(), scale=scale, unit="rms distance", signed=False)
@@ -134,6 +142,23 @@ def head_maps(
         panels=panels, rows=Labels("query", run.str_tokens), cols=Labels("key", run.str_tokens),
         selected=(selection.query, selection.key), window=window, size=(len(run), len(run)),
     )  # fmt: skip
+
+
+def snap(maps: Mapping[str, Tensor], kind: str, cell: Cell, window: Window | None) -> Cell:
+    """The cell that a click means: in a reduced map the strongest composed one under the drawn pixel.
+
+    Args:
+        maps: the head's four maps. cell: the clicked (query, key). window: what was shown; None = the whole map.
+    """
+    values = maps[f"{kind}_composed"]
+    (r0, r1), (c0, c1) = window or ((0, len(values)), (0, len(values)))
+    rows, cols = block_around(cell[0], r0, r1), block_around(cell[1], c0, c1)
+    block = values[rows, cols].abs()
+    block = block.masked_fill(~torch.isfinite(block), -1.0)
+    if block.max() < 0:  # nothing there may be seen: the click means itself
+        return cell
+    row, col = divmod(int(block.argmax()), block.shape[1])
+    return rows.start + row, cols.start + col
 
 
 def read_cell(run: Capture, selection: Selection, kind: str) -> CellReading:

@@ -39,7 +39,14 @@ def mixing_matrix_figure(whole: np.ndarray, branches: Mapping[str, np.ndarray], 
     for name, (_, row, column) in PLACES.items():
         figure.add_trace(_heatmap(branches[name], scale, written=False, bar=False), row=row, col=column)
     if target is not None:
-        figure.add_vrect(x0=target - 0.5, x1=target + 0.5, line={"width": 2, "color": "#c33"}, fillcolor="rgba(0,0,0,0)", row=1, col=1)
+        figure.add_vrect(
+            x0=target - 0.5,
+            x1=target + 0.5,
+            line={"width": 2, "color": "#c33"},
+            fillcolor="rgba(0,0,0,0)",
+            row=1,
+            col=1,
+        )
     _square_axes(figure, len(whole))
     return finish(figure, 470)
 

@@ -10,7 +10,8 @@ import streamlit as st
 from model import Capture
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
-from workbench.pages.shared import attempt, choose_run, workbench
+from workbench.pages.shared import choose_run, workbench
+from workbench.session import Workbench
 from workbench.viewer.component import map_viewer, read_event
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
@@ -20,11 +21,11 @@ from workbench.views import Selection
 def page() -> None:
     bench = workbench()
     name, prompt, run = choose_run(bench)
-    selection = current_selection(run, (name, prompt))
-    maps = attempt(lambda: bench.maps(name, prompt, selection.layer, selection.head))
+    selection = current_selection(bench, run, (name, prompt))
+    maps = bench.maps(name, prompt, selection.layer, selection.head)
     show_header(bench.model(name).cfg.model_name, run)
     show_tokens(run, selection, maps["pattern_composed"][selection.query].numpy())
-    show_overview(run, selection)
+    show_overview(run, selection, bench.distances(name, prompt))
     kind = show_maps(run, selection, maps)
     show_cell(run, selection, kind)
     show_predictions(run, selection, bench.model(name).to_string)
@@ -33,19 +34,22 @@ def page() -> None:
 # -- selection: what is looked at, kept while the prompt stays the same ------------------------------
 
 
-def current_selection(run: Capture, question: tuple[str, str]) -> Selection:
+def current_selection(bench: Workbench, run: Capture, question: tuple[str, str]) -> Selection:
     """The selection of this session; a new model or prompt starts where mixing is strongest."""
     if st.session_state.get("question") != question:
         st.session_state.question, st.session_state.window = question, None
-        st.session_state.selection = views.first_selection(run)
+        st.session_state.selection = views.first_selection(run, bench.distances(*question))
         return st.session_state.selection
     # events are read before anything is drawn, so that one run of the page answers them
-    layer_head = read_event("overview", (len(run.layers), run.cfg.n_heads)).pick
+    on_overview = read_event("overview", (len(run.layers), run.cfg.n_heads))
     on_maps = read_event("maps", (len(run), len(run)))
-    if layer_head is not None:
-        select(layer=sorted(run.layers)[layer_head[0]], head=layer_head[1])
     if on_maps.pick is not None:
-        select(query=on_maps.pick[0], key=on_maps.pick[1])
+        at = st.session_state.selection
+        maps = bench.maps(*question, at.layer, at.head)
+        query, key = views.snap(maps, st.session_state.kind, on_maps.pick, st.session_state.window)
+        select(query=query, key=key)
+    if on_overview.pick is not None:
+        select(layer=sorted(run.layers)[on_overview.pick[0]], head=on_overview.pick[1])
     if on_maps.window is not None:
         st.session_state.window = on_maps.window
     return st.session_state.selection
@@ -79,11 +83,11 @@ def show_tokens(run: Capture, selection: Selection, weights: np.ndarray) -> None
     )  # fmt: skip
 
 
-def show_overview(run: Capture, selection: Selection) -> None:
+def show_overview(run: Capture, selection: Selection, by_site: dict) -> None:
     st.markdown("##### Which heads are mixed?")
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: M is the identity everywhere. Its raw and composed maps are the same.")
-    map_viewer(views.overview(run, selection), key="overview", height=170)
+    map_viewer(views.overview(run, selection, by_site), key="overview", height=170)
 
 
 def show_maps(run: Capture, selection: Selection, maps: dict) -> str:

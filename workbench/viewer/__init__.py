@@ -1,10 +1,11 @@
 """Canvas viewer for attention maps: signed [query, key] matrices up to thousands of tokens, drawn in the browser.
 
 ``view.py`` says what is shown, ``encoding.py`` turns it into bytes, ``js/`` draws the bytes, ``standalone.py`` puts
-both into one HTML file and ``component.py`` puts them on a page. ``token_strip.py`` is the prompt beside them. The last two alone import streamlit.
+both into one HTML file, ``component.py`` puts them on a page and
+``token_strip.py`` is the prompt beside them. Of these the last two alone import streamlit.
 """
 
-from workbench.viewer.encoding import encode_view, reduce_map
+from workbench.viewer.encoding import block_around, encode_view, reduce_map
 from workbench.viewer.events import MapEvent
 from workbench.viewer.standalone import fragment_html, notebook_html, script_html, standalone_html
 from workbench.viewer.view import Cell, Labels, MapView, Panel, Window, max_abs
@@ -16,6 +17,7 @@ __all__ = [
     "MapView",
     "Panel",
     "Window",
+    "block_around",
     "encode_view",
     "fragment_html",
     "max_abs",

@@ -37,10 +37,21 @@ def reduce_map(values: np.ndarray, max_px: int = MAX_PX) -> np.ndarray:
     return _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
 
 
+def block_around(position: int, start: int, end: int, max_px: int = MAX_PX) -> slice:
+    """The positions that share a drawn row or column with one, when start..end is reduced to max_px."""
+    edges = start + _block_edges(end - start, min(end - start, max_px))
+    block = int(np.searchsorted(edges, position, side="right")) - 1
+    return slice(int(edges[block]), int(edges[block + 1]))
+
+
+def _block_edges(length: int, blocks: int) -> np.ndarray:
+    return np.arange(blocks + 1) * length // blocks
+
+
 def _peak_of_rows(values: np.ndarray, max_px: int) -> np.ndarray:
     """[rows, cols] to [min(rows, max_px), cols]."""
     blocks = min(len(values), max_px)
-    edges = np.arange(blocks + 1) * len(values) // blocks
+    edges = _block_edges(len(values), blocks)
     highest = np.empty((blocks, values.shape[1]), values.dtype)
     lowest = np.empty_like(highest)
     for block in range(blocks):  # slabs stay in the cache: several times as fast as np.fmax.reduceat on the whole
