@@ -42,7 +42,7 @@ function createViewer(parent) {
   };
   parent.append(root);
   parts.reset.addEventListener("click", () => setView(viewer, fullWindow(viewer.map)));
-  const isResized = () => viewer.map && root.clientWidth !== viewer.layout.available;
+  const isResized = () => viewer.map && root.clientWidth !== viewer.layout?.available;
   viewer.resizes = new ResizeObserver(() => isResized() && refresh(viewer));
   viewer.resizes.observe(root);
   viewer.scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -83,6 +83,8 @@ function fail(viewer, error) {
 // Lays out and paints everything.
 function refresh(viewer) {
   const { map, parts } = viewer;
+  // out of the document there are no styles to read; coming back into it is a resize, which refreshes
+  if (!viewer.root.isConnected) return;
   viewer.colours = readColours(viewer.root);
   viewer.root.dataset.theme = viewer.colours.theme;
   viewer.layout = computeLayout(viewer);
