@@ -56,10 +56,10 @@ class Engine:
 
     Args:
         model: the hooked model whose weights are used.
-        backend: of composed attention, see model.backends; "auto" chooses by size.
+        backend: of composed attention, see model.backends; None = the process's default.
     """
 
-    def __init__(self, model: HookedDCFormer, backend: str = "eager"):
+    def __init__(self, model: HookedDCFormer, backend: str | None = None):
         self.model, self.cfg, self.backend = model, model.cfg, backend
         self._taps: list[Tap] = []
 

@@ -1,18 +1,62 @@
 """Composed attention as one function: queries, keys, values and the factors of both sites in, head outputs out.
 
-Every caller that needs no whole map uses it: the hooked model where no hook stands on a map, capture, training.
-A backend is one file here with a function of the same signature and one line in BACKENDS; each is held to
-the plain einsums by tests/test_backends.py. Imports torch alone.
+Every caller that needs no whole map uses it: the hooked model where no hook stands on a map, training, the fast
+engine. Where no heads are mixed it is PyTorch's fused attention (plain.py), a single query has a path of its own
+(single_query.py), and the rest goes to a backend. A backend is one file here with a function of the signature of
+eager_attention and one line in BACKENDS; all are held to the definition by tests/test_backends.py.
+Imports torch alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
+from model.backends.blocks import key_range, visible_pairs
+from model.backends.compiled import compiled_attention, compiler_found
 from model.backends.eager import eager_attention
+from model.backends.plain import plain_attention
+from model.backends.single_query import attend_single_query
 from model.mixing import Mixing
 
-BACKENDS = {"eager": eager_attention}
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "eager": eager_attention,
+    "compiled": compiled_attention,
+}
+
+AUTO = "auto"
+
+AUTO_COMPILES_FROM = 2**24
+"""Cells of all heads' maps in one call from which "auto" compiles.
+
+Compiling takes 10 to 60 s a process, architecture and dtype (seconds once PyTorch's cache on disk has the graphs);
+it saves about 0.1 s a call of this size. Smaller calls, as in tests and the app, never wait for a compiler.
+"""
+
+_default = AUTO
+
+
+def set_default_backend(name: str) -> None:
+    """Choose what composed_attention uses, in the whole process, where the call names no backend.
+
+    Args:
+        name: a name in BACKENDS, or "auto": compiled for large calls where there is a compiler, else eager.
+    """
+    global _default
+    _default = _known(name)
+
+
+@contextmanager
+def using_backend(name: str) -> Iterator[None]:
+    """set_default_backend for the length of a with block; in the whole process, so not for threads side by side."""
+    before = _default
+    set_default_backend(name)
+    try:
+        yield
+    finally:
+        set_default_backend(before)
 
 
 def composed_attention(
@@ -25,9 +69,13 @@ def composed_attention(
     visible_keys: int | None = None,
     query_start: int = 0,
     key_mask_BS: Tensor | None = None,
-    backend: str = "eager",
+    backend: str | None = None,
+    block_queries: int | None = None,
 ) -> Tensor:
-    """Attention whose heads are mixed before and after the softmax, in memory linear in the number of keys.
+    """Attention whose heads are mixed before and after the softmax, in memory linear in the number of tokens.
+
+    Scores, mixing and softmax are computed in float32, or float64 for float64 inputs. Every input that asks for a
+    gradient gets one, the static W included; the gradient itself cannot be differentiated again.
 
     Args:
         q_BTNK, k_BSNK, v_BSNK: after query/key norm and rotary, [batch, pos, head, d_head].
@@ -35,10 +83,63 @@ def composed_attention(
         visible_keys: how many keys a query sees, itself included; None = all earlier ones.
         query_start: the first query's position among the keys (keys cached by earlier steps come first).
         key_mask_BS: bool, False on padding; None = no padding.
-        backend: a name in BACKENDS.
+        backend: a name in BACKENDS or "auto"; None = the process's default (see set_default_backend).
+        block_queries: how many queries are computed together; None = as measured to be fast.
     Returns:
         z_BTNK: each head's output before W_O, in the dtype of v. Queries that see no key get zeros.
+    Raises:
+        ValueError: shapes that do not belong together, or an unknown backend.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"Unknown attention backend {backend!r}. Choose one of {', '.join(BACKENDS)}.")
-    return BACKENDS[backend](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS)
+    T = q_BTNK.shape[1]
+    _check(q_BTNK, k_BSNK, v_BSNK, pre, post, query_start, key_mask_BS)
+    name = _known(_default if backend is None else backend)
+    keys = key_range(query_start, query_start + T, visible_keys)
+    if keys != slice(0, k_BSNK.shape[1]):
+        k_BSNK, v_BSNK, pre, post = k_BSNK[:, keys], v_BSNK[:, keys], pre.cut(keys=keys), post.cut(keys=keys)
+        key_mask_BS = None if key_mask_BS is None else key_mask_BS[:, keys]
+        query_start -= keys.start
+    if pre.is_identity and post.is_identity:
+        return plain_attention(q_BTNK, k_BSNK, v_BSNK, visible_keys, query_start, key_mask_BS, block_queries)
+    if T == 1:
+        return attend_single_query(q_BTNK, k_BSNK, v_BSNK, pre, post, key_mask_BS)
+    if name == AUTO:
+        name = _chosen(q_BTNK, visible_keys, query_start)
+    return BACKENDS[name](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS, block_queries)
+
+
+def _chosen(q_BTNK: Tensor, visible_keys: int | None, query_start: int) -> str:
+    """What "auto" means for this call."""
+    B, T, N, _ = q_BTNK.shape
+    large = B * N * visible_pairs(T, visible_keys, query_start) >= AUTO_COMPILES_FROM
+    return "compiled" if large and compiler_found(q_BTNK.device.type) else "eager"
+
+
+def _known(name: str) -> str:
+    if name != AUTO and name not in BACKENDS:
+        raise ValueError(f"Unknown attention backend {name!r}. Choose one of {', '.join((AUTO, *BACKENDS))}.")
+    return name
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, pre: Mixing, post: Mixing, query_start: int, key_mask: Tensor | None
+) -> None:
+    B, T, N, K = q.shape
+    S = k.shape[1]
+    if (k.shape[0], *k.shape[2:]) != (B, N, K) or v.shape != k.shape:
+        raise ValueError(
+            f"Queries, keys and values must be [batch, pos, head, d_head] and differ in length only; got "
+            f"{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}."
+        )
+    if query_start + T > S:
+        raise ValueError(f"{T} queries from position {query_start} need {query_start + T} keys, got {S}.")
+    if key_mask is not None and key_mask.shape != (B, S):
+        raise ValueError(f"key_mask_BS must be [batch, keys] = [{B}, {S}], got {list(key_mask.shape)}.")
+    for site, mixing in (("pre", pre), ("post", post)):
+        if mixing.n_heads != N:
+            raise ValueError(f"The {site} mixing was made for {mixing.n_heads} heads, the queries have {N}.")
+        for gate, length, side in ((mixing.query_gate, T, "query"), (mixing.key_gate, S, "key")):
+            if gate is not None and gate.shape[:2] != (B, length):
+                raise ValueError(
+                    f"The {side} factors of the {site} mixing must be made for [batch, pos] = [{B}, {length}], "
+                    f"got {list(gate.shape[:2])}. Slice them to the same positions."
+                )

@@ -3,62 +3,50 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from model.functional import masked_softmax, visible
-from model.mixing import Mixing, compose
+from model.backends.block_math import attend_block, attend_block_backward
+from model.backends.blockwise import Schedule, attend_blockwise
+from model.backends.inputs import block_inputs
+from model.functional import visible
+from model.mixing import Mixing
 
 MAP_ELEMENTS = 2**22
-"""How many cells of all heads' maps one block of queries may hold: 16 MiB in float32."""
+"""How many cells of all heads' maps may be held at a time where speed is no concern: 16 MiB in float32."""
+
+BLOCK_CELLS = {"cpu": 2**19}
+"""Cells of all heads' maps in one block, by device: 2 MiB in float32 on a CPU, so that a block's maps stay in cache."""
+
+OTHER_BLOCK_CELLS = 2**24
+"""The same on accelerators, where a block must keep many thousand threads busy."""
 
 
 def eager_attention(
     q_BTNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, pre: Mixing, post: Mixing,
-    visible_keys: int | None, query_start: int, key_mask_BS: Tensor | None,
+    visible_keys: int | None, query_start: int, key_mask_BS: Tensor | None, block_queries: int | None = None,
 ) -> Tensor:  # fmt: skip
     """See composed_attention. Keys after a block's last query or before its window are never computed."""
-    B, T, N, _ = q_BTNK.shape
-    block = max(1, min(T, MAP_ELEMENTS // max(1, B * N * k_BSNK.shape[1])))
-    # one block needs no recomputation: its maps are as small as a block may be
-    recompute = torch.is_grad_enabled() and block < T
-    out = []
-    for first in range(0, T, block):
-        last = min(first + block, T)
-        keys = key_range(query_start + first, query_start + last, visible_keys)
-        arguments = (
-            q_BTNK[:, first:last], k_BSNK[:, keys], v_BSNK[:, keys],
-            pre.cut(slice(first, last), keys), post.cut(slice(first, last), keys),
-            visible_keys, query_start + first - keys.start, None if key_mask_BS is None else key_mask_BS[:, keys],
-        )  # fmt: skip
-        z = checkpoint(_attend, *arguments, use_reentrant=False) if recompute else _attend(*arguments)
-        out.append(z)
-    return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+    T, N = q_BTNK.shape[1:3]
+    cells = BLOCK_CELLS.get(q_BTNK.device.type, OTHER_BLOCK_CELLS)
+    if block_queries is None:
+        block_queries = queries_per_block(cells // N, T, k_BSNK.shape[1], visible_keys)
+    span = min(k_BSNK.shape[1], block_queries + (visible_keys or k_BSNK.shape[1]))
+    schedule = Schedule(
+        attend_block, attend_block_backward, visible_keys, query_start, key_mask_BS,
+        block_queries=block_queries, block_batch=max(1, cells // (N * block_queries * span)),
+    )  # fmt: skip
+    return attend_blockwise(block_inputs(q_BTNK, k_BSNK, v_BSNK, pre, post), schedule).to(v_BSNK.dtype)
 
 
-def key_range(first_query: int, end_query: int, visible_keys: int | None) -> slice:
-    """The keys that any of the queries first..end-1 may see."""
-    start = 0 if visible_keys is None else max(0, first_query - visible_keys + 1)
-    return slice(start, end_query)
+def queries_per_block(cells: int, queries: int, keys: int, visible_keys: int | None) -> int:
+    """How many queries a block takes so that one head's map has about `cells` cells.
 
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, pre: Mixing, post: Mixing,
-    visible_keys: int | None, query_start: int, key_mask: Tensor | None,
-) -> Tensor:  # fmt: skip
-    seen = visibility(q.shape[1], k.shape[1], visible_keys, query_start, key_mask, q.device)
-    if pre.is_identity and post.is_identity:
-        # a row that sees no key (padding) sees all of them and is then zeroed: SDPA would give NaN gradients
-        dead = ~seen.any(-1, keepdim=True)
-        z = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen | dead
-        )
-        return z.masked_fill(dead, 0.0).transpose(1, 2)
-    raw = attention_scores(q, k)
-    scores = compose(raw, in_dtype(pre, raw)).masked_fill(~seen, float("-inf"))
-    pattern = compose(masked_softmax(scores), in_dtype(post, raw))
-    return torch.einsum("bnts,bsnk->btnk", pattern.to(v.dtype), v)
+    A local layer's block is no longer than its window (but at least 16): longer ones compute keys that no query sees.
+    """
+    if visible_keys is None or visible_keys >= keys:
+        return max(1, min(queries, cells // keys))
+    longest = max(16, visible_keys)
+    return max(1, min(queries, longest, cells // (longest + visible_keys)))
 
 
 def visibility(
