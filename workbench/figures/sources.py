@@ -21,5 +21,7 @@ def source_heads_figure(parts: np.ndarray, target: int, unit: str) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(title={"text": f"composed, head {target} = sum over source heads = {parts.sum():.4f}"})
     figure.update_xaxes(title_text="source head", tickmode="linear", dtick=1 if len(parts) <= 16 else len(parts) // 8)
-    figure.update_yaxes(title_text=f"raw × M ({unit})", zeroline=True, zerolinecolor="rgba(128,128,128,0.6)")
+    figure.update_yaxes(
+        title_text=f"raw × M ({unit})", exponentformat="e", zeroline=True, zerolinecolor="rgba(128,128,128,0.6)"
+    )
     return finish(figure, 280)
