@@ -33,7 +33,7 @@ def test_every_token_but_the_first_is_scored_once_with_enough_before_it(length, 
 
 def test_a_text_within_the_context_has_the_models_own_loss(engine):
     found = perplexity(engine, TEXT)
-    loss = float(engine.model(TEXT, return_type="loss"))
+    loss = engine.model(TEXT, return_type="loss").item()
     assert found.nats_per_token == pytest.approx(loss, rel=1e-5)
     assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-5)
     assert found.bits_per_byte == pytest.approx(found.nats / math.log(2) / (len(TEXT) - len("Mary")))
