@@ -52,7 +52,8 @@ def test_every_listed_word_is_one_token(model):
     assert not spaced_words(model.tokenizer.backend_tokenizer.pre_tokenizer) - set(vocabulary)
 
 
-def test_a_repeated_random_sequence_is_continued(model):
+def test_the_repeat_of_a_random_sequence_is_less_surprising(model):
+    """By the choice of tokens, not by their order: neither model has learned induction (see MODEL_CARD.md)."""
     first, second = induction(model, block=20, rows=16)
     assert second < first - 2.0, (first, second)
 

@@ -41,13 +41,45 @@ def score(model: HookedDCFormer, rows: list[Row]) -> tuple[float, float]:
     return loss.item(), right[answers].float().mean().item() if answers.any() else math.nan
 
 
-@torch.no_grad()
-def induction(model: HookedDCFormer, block: int, rows: int) -> tuple[float, float]:
-    """Mean loss on random tokens and on their exact repeat, in nats per token: uniform over the vocabulary."""
+def random_repeat(model: HookedDCFormer, block: int, rows: int) -> Tensor:
+    """Random tokens, uniform over the vocabulary, and their exact repeat, [rows, 2 * block]."""
     generator = torch.Generator().manual_seed(1)
     first = torch.randint(0, model.cfg.d_vocab - 1, (rows, block), generator=generator)
-    loss = model(torch.cat([first, first], 1), return_type="loss", loss_per_token=True)
+    return torch.cat([first, first], 1)
+
+
+@torch.no_grad()
+def induction(model: HookedDCFormer, block: int, rows: int) -> tuple[float, float]:
+    """Mean loss on random tokens and on their exact repeat, in nats per token."""
+    loss = model(random_repeat(model, block, rows), return_type="loss", loss_per_token=True)
     return loss[:, : block - 1].mean().item(), loss[:, block:].mean().item()
+
+
+@torch.no_grad()
+def repeat_accuracy(model: HookedDCFormer, block: int, rows: int) -> float:
+    """How often the repeat's next token has the highest logit; any token of the block is right 1 time in `block`."""
+    tokens = random_repeat(model, block, rows)
+    right = model(tokens)[:, :-1].argmax(-1) == tokens[:, 1:]
+    return right[:, block:].float().mean().item()
+
+
+@torch.no_grad()
+def head_weights(model: HookedDCFormer, block: int = 40, rows: int = 16) -> dict[str, tuple[float, str]]:
+    """The largest mean raw pattern weight of any head, and its name: on the previous token, and, in the repeat of
+    random tokens, on the token after the last occurrence of the present one (an induction head's)."""
+    _, cache = model.run_with_cache(random_repeat(model, block, rows))
+    best = {"previous token": (0.0, ""), "induction": (0.0, "")}
+    queries = torch.arange(block, 2 * block)
+    for layer in range(model.cfg.n_layers):
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern_raw"]
+        means = {
+            "previous token": pattern.diagonal(-1, 2, 3).mean((0, 2)),
+            "induction": pattern[:, :, queries, queries - block + 1].mean((0, 2)),
+        }
+        for kind, by_head in means.items():
+            head = int(by_head.argmax())
+            best[kind] = max(best[kind], (by_head[head].item(), f"L{layer}H{head}"))
+    return best
 
 
 @torch.no_grad()
@@ -97,10 +129,21 @@ def answer_table(models: dict[str, HookedDCFormer], tokenizer: Any) -> list[str]
 
 
 def induction_table(models: dict[str, HookedDCFormer]) -> list[str]:
-    lines = table_head("loss on random tokens -> on their repeat", list(models))
+    lines = table_head("random tokens and their repeat", [*models, "any token of the block"])
     for block, rows in ((20, ROWS), (60, ROWS), (400, 4)):
         measured = [induction(model, block, rows) for model in models.values()]
-        lines.append(table_row(f"{block} tokens", [f"{first:.2f} -> {second:.2f}" for first, second in measured]))
+        losses = [f"{first:.2f} -> {second:.2f}" for first, second in measured]
+        lines.append(table_row(f"{block}: loss, first -> repeat", [*losses, f"{math.log(block):.2f}"]))
+        accuracies = [f"{repeat_accuracy(model, block, rows):.3f}" for model in models.values()]
+        lines.append(table_row(f"{block}: accuracy on the repeat", [*accuracies, f"{1 / block:.3f}"]))
+    return lines
+
+
+def head_table(models: dict[str, HookedDCFormer]) -> list[str]:
+    lines = table_head("strongest head, mean raw pattern weight", list(models))
+    best = [head_weights(model) for model in models.values()]
+    for kind in best[0]:
+        lines.append(table_row(kind, [f"{heads[kind][0]:.2f} ({heads[kind][1]})" for heads in best]))
     return lines
 
 
@@ -128,7 +171,7 @@ def report(models: dict[str, HookedDCFormer]) -> str:
         kind: held_out(kind, ROWS, lambda rng, make=make: make(rng, tokenizer, LENGTH))  # type: ignore[misc]
         for kind, (make, _) in DATA_KINDS.items()
     }
-    tables = [loss_table(models, kinds), answer_table(models, tokenizer), induction_table(models)]
+    tables = [loss_table(models, kinds), answer_table(models, tokenizer), induction_table(models), head_table(models)]
     return "\n".join(line for table in [*tables, mixing_table(models, kinds)] for line in table)
 
 
