@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from model import HookedDCFormer, load_model
-from studies.demo_pair.data import DATA_KINDS, RULES, line, training_rows
-from studies.demo_pair.evaluate import induction, mixing_distances
+from studies.demo_pair.data import DATA_KINDS, RULES, line, short_repeats, training_rows
+from studies.demo_pair.evaluate import held_out, mixing_distances, score
 from studies.demo_pair.tokenizer import spaced_words
 from studies.demo_pair.train import train
 
@@ -52,24 +52,29 @@ def test_every_listed_word_is_one_token(model):
     assert not spaced_words(model.tokenizer.backend_tokenizer.pre_tokenizer) - set(vocabulary)
 
 
-def test_the_repeat_of_a_random_sequence_is_less_surprising(model):
-    """By the choice of tokens, not by their order: neither model has learned induction (see MODEL_CARD.md)."""
-    first, second = induction(model, block=20, rows=16)
-    assert second < first - 2.0, (first, second)
+@pytest.mark.parametrize(("name", "floor"), [("dcformer", 0.95), ("transformer", 0.5)])
+def test_a_few_words_over_and_over_are_continued(pair, name, floor):
+    model = pair[name]
+    rows = held_out("short repeats", 24, lambda rng: short_repeats(rng, model.tokenizer, 32))
+    _, accuracy = score(model, rows)
+    assert accuracy > floor
 
 
 @pytest.mark.parametrize(
-    ("prompt", "answer"), [("Monday Tuesday Wednesday", " Thursday"), ("The opposite of hot is", " cold")]
+    ("prompt", "answer"),
+    [(" apple hammer violin bus apple hammer", " violin"), (" cat table milk car cat table", " milk")],
 )
-def test_a_prompt_gets_its_continuation(model, prompt, answer):
+def test_a_typed_repeat_is_continued(model, prompt, answer):
     assert model.to_string(model(prompt)[0, -1].argmax()) == answer
 
 
-def test_a_question_is_answered_with_a_name_from_the_prompt(model):
-    """Which of the names it is, neither model has learned (see MODEL_CARD.md)."""
-    probabilities = model("Mary has an apple. John has a hammer. Who has the hammer?")[0, -1].softmax(-1)
-    named = [model.to_single_token(name) for name in (" Mary", " John")]
-    assert probabilities[named].sum() > 0.8
+def test_the_composed_model_has_an_induction_head(pair):
+    model, words = pair["dcformer"], " apple hammer violin bus"
+    _, cache = model.run_with_cache(words * 3)
+    raw = torch.stack([cache["pattern_raw", layer, "attn"][0] for layer in range(model.cfg.n_layers)])
+    queries = torch.arange(5, 12)
+    # the token after the last occurrence of the query's own token stands three positions back
+    assert raw[:, :, queries, queries - 3].mean(-1).max() > 0.25
 
 
 def test_mixing_is_far_from_the_identity(pair):

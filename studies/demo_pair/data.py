@@ -59,6 +59,13 @@ def repeated_words(rng: Random, tokenizer: Any, length: int) -> Row:
     return _repeat(block, length)
 
 
+def short_repeats(rng: Random, tokenizer: Any, length: int) -> Row:
+    """A few words over and over: induction at its easiest."""
+    words = [*THINGS, *NAMES, *OPPOSITES, *SKILLS, *CITIES, *PLACES, *COLOURS, *COMMON]
+    block = _encode(tokenizer, " " + " ".join(rng.sample(words, k=rng.randint(4, max(5, length // 3)))))
+    return _repeat(block, length)
+
+
 def _repeat(block: list[int], length: int) -> Row:
     tokens = (block * (length // len(block) + 1))[:length]
     repeats = [position >= len(block) for position in range(length)]
@@ -263,7 +270,7 @@ DATA_KINDS: dict[str, tuple[MakeRow, float]] = {
     "stories": (stories, 0.1),
     "orders": (orders, 0.05),
 }
-"""Each kind of row and its share of the training rows."""
+"""Each kind of row and its share of the training rows in the first stage."""
 
 
 def training_rows(seed: int, step: int, tokenizer: Any, rows: int, length: int) -> list[Row]:
@@ -271,6 +278,12 @@ def training_rows(seed: int, step: int, tokenizer: Any, rows: int, length: int) 
     rng = Random(f"train {seed} {step}")
     makers, shares = zip(*DATA_KINDS.values())
     return [maker(rng, tokenizer, length) for maker in rng.choices(makers, shares, k=rows)]
+
+
+def repeat_rows(seed: int, step: int, tokenizer: Any, rows: int, length: int) -> list[Row]:
+    """The same for the second stage: short repeats alone."""
+    rng = Random(f"repeats {seed} {step}")
+    return [short_repeats(rng, tokenizer, length) for _ in range(rows)]
 
 
 def all_text(seed: int, lines: int) -> str:

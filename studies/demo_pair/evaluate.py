@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model import HookedDCFormer, load_model
 from model.mixing import distance_from_identity, mixing_from
-from studies.demo_pair.data import DATA_KINDS, RULES, Row, facts_of_rule, training_rows
+from studies.demo_pair.data import DATA_KINDS, RULES, Row, facts_of_rule, short_repeats, training_rows
 from studies.demo_pair.export import NAMES, from_checkpoint
 from studies.demo_pair.train import SEED
 
@@ -128,6 +128,21 @@ def answer_table(models: dict[str, HookedDCFormer], tokenizer: Any) -> list[str]
     return lines
 
 
+def short_repeat_table(models: dict[str, HookedDCFormer]) -> list[str]:
+    """What the second stage trained: a few words over and over; the reference is any word of the block."""
+    lines = table_head("accuracy on repeats of a few words", list(models))
+    for length in (32, 64):
+        rows = held_out("short repeats", ROWS, lambda rng, n=length: short_repeats(rng, tokenizer_of(models), n))  # type: ignore[misc]
+        lines.append(
+            table_row(f"rows of {length} tokens", [f"{score(model, rows)[1]:.3f}" for model in models.values()])
+        )
+    return lines
+
+
+def tokenizer_of(models: dict[str, HookedDCFormer]) -> Any:
+    return next(iter(models.values())).tokenizer
+
+
 def induction_table(models: dict[str, HookedDCFormer]) -> list[str]:
     lines = table_head("random tokens and their repeat", [*models, "any token of the block"])
     for block, rows in ((20, ROWS), (60, ROWS), (400, 4)):
@@ -171,7 +186,13 @@ def report(models: dict[str, HookedDCFormer]) -> str:
         kind: held_out(kind, ROWS, lambda rng, make=make: make(rng, tokenizer, LENGTH))  # type: ignore[misc]
         for kind, (make, _) in DATA_KINDS.items()
     }
-    tables = [loss_table(models, kinds), answer_table(models, tokenizer), induction_table(models), head_table(models)]
+    tables = [
+        short_repeat_table(models),
+        loss_table(models, kinds),
+        answer_table(models, tokenizer),
+        induction_table(models),
+        head_table(models),
+    ]
     return "\n".join(line for table in [*tables, mixing_table(models, kinds)] for line in table)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import DCFormerConfig, HookedDCFormer
-from studies.demo_pair.data import training_rows
+from studies.demo_pair.data import repeat_rows, training_rows
 from studies.demo_pair.tokenizer import train_tokenizer
 
 SEED = 0
@@ -31,6 +31,11 @@ LATE_LENGTHS, LATE_FROM = (96, 192), 0.6
 """After this share of the steps rows are longer, so that more of it lies beyond the local layers' window."""
 LONG_FROM, LONG_EVERY = 0.9, 5
 """After this share of the steps, every so many of them is one row as long as the context."""
+
+SECOND_STEPS, SECOND_RATE, SECOND_WARM_UP = 1500, 3e-3, 50
+"""Steps after the first STEPS, on short repeats (and every fifth on what came before): induction forms here."""
+SHARPEN = 1.5
+"""Factor on every query and key norm before the second stage: heads of 16 dimensions start out too blunt."""
 
 
 def demo_config(compose: bool, d_vocab: int) -> DCFormerConfig:
@@ -67,6 +72,8 @@ def start_from_copying(model: HookedDCFormer, seed: int) -> None:
 
 def row_length(step: int, n_ctx: int) -> int:
     """Tokens in each row of one step."""
+    if step >= STEPS:
+        return n_ctx if step % 50 == 0 else 96 if step % 5 == 0 else 32
     if step >= LONG_FROM * STEPS and step % LONG_EVERY == 0:
         return n_ctx
     lengths = EARLY_LENGTHS if step < LATE_FROM * STEPS else LATE_LENGTHS
@@ -76,17 +83,28 @@ def row_length(step: int, n_ctx: int) -> int:
 def batch(step: int, tokenizer: Any, n_ctx: int) -> tuple[Tensor, Tensor]:
     """Token ids and loss weights [row, pos] of one step; about TOKENS_PER_STEP of them, whatever the rows' length."""
     length = row_length(step, n_ctx)
-    rows = training_rows(SEED, step, tokenizer, TOKENS_PER_STEP // length, length)
+    make = repeat_rows if step >= STEPS and step % 5 else training_rows
+    rows = make(SEED, step, tokenizer, TOKENS_PER_STEP // length, length)
     return torch.tensor([row.tokens for row in rows]), torch.tensor([row.weights for row in rows])
 
 
 def learning_rate(step: int) -> float:
-    """Linear warm-up over 1% of the steps, then a cosine down to 10% of the peak."""
-    warm_up = STEPS // 100
+    """In each of the two stages a linear warm-up, then a cosine down to 10% of the peak."""
+    peak, warm_up, steps = LEARNING_RATE, STEPS // 100, STEPS
+    if step >= STEPS:
+        step, peak, warm_up, steps = step - STEPS, SECOND_RATE, SECOND_WARM_UP, SECOND_STEPS
     if step < warm_up:
-        return LEARNING_RATE * (step + 1) / warm_up
-    progress = (step - warm_up) / (STEPS - warm_up)
-    return LEARNING_RATE * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+        return peak * (step + 1) / warm_up
+    progress = (step - warm_up) / (steps - warm_up)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+@torch.no_grad()
+def sharpen(model: HookedDCFormer) -> None:
+    """Let heads attend more sharply than their query and key norms allow so far."""
+    for block in model.blocks:
+        block.attn.q_norm.mul_(SHARPEN)
+        block.attn.k_norm.mul_(SHARPEN)
 
 
 def make_optimizer(model: HookedDCFormer) -> torch.optim.AdamW:
@@ -130,7 +148,7 @@ def resume(path: Path, model: HookedDCFormer, optimizer: torch.optim.Optimizer) 
     return state["step"], state["seconds"]
 
 
-def train(name: str, work: Path, checkpoint_every: int, last: int = STEPS) -> HookedDCFormer:
+def train(name: str, work: Path, checkpoint_every: int, last: int = STEPS + SECOND_STEPS) -> HookedDCFormer:
     """Train `name` up to step `last`, from its checkpoint in `work` if there is one."""
     tokenizer = train_tokenizer(SEED)
     model = HookedDCFormer(demo_config(name == "dcformer", len(tokenizer)), tokenizer=tokenizer, seed=SEED).train()
@@ -139,11 +157,13 @@ def train(name: str, work: Path, checkpoint_every: int, last: int = STEPS) -> Ho
     first, spent = resume(path, model, optimizer)
     began, losses = time.perf_counter() - spent, []
     for done in range(first + 1, last + 1):
+        if done == STEPS + 1:
+            sharpen(model)
         losses.append(train_step(model, optimizer, done - 1))
         if done % checkpoint_every == 0 or done == last:
             spent = time.perf_counter() - began
             save_checkpoint(path, model, optimizer, done, spent)
-            print(f"{name} step {done}/{STEPS} loss {sum(losses) / len(losses):.3f} nats, {spent:.0f} s", flush=True)
+            print(f"{name} step {done}/{last} loss {sum(losses) / len(losses):.3f} nats, {spent:.0f} s", flush=True)
             losses.clear()
     return model
 

@@ -14,8 +14,8 @@ from workbench.session import Workbench
 Value = TypeVar("Value")
 
 EXAMPLES = {
+    "Repeated sequence": " apple hammer violin bus apple hammer violin bus apple hammer violin bus apple hammer",
     "X has a Y": "Mary has an apple. John has a hammer. Paul has a violin. Who has the hammer?",
-    "Repeated sequence": "red table seven moon river glass red table seven moon river glass red table seven moon",
     "Plain text": "Anna went to the market to buy some bread. Then Anna went home and",
 }
 
