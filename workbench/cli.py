@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "Write a report of how the heads are composed on a prompt.",
     "generate": "Continue a prompt.",
     "evaluate": "Loss of text files under a sliding context.",
+    "plan": "How much memory a run takes, and whether it fits.",
     "convert": "Write a checkpoint in another layout.",
 }
 """Command -> its one-line help. The module of a command is imported only when it runs: --help stays quick."""

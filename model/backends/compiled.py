@@ -26,6 +26,9 @@ from model.mixing import Mixing
 ALIGN = 16
 """Keys of a block are a multiple of this: one AVX-512 register of float32."""
 
+BLOCK_QUERIES = {"cpu": 64}
+"""Queries in every block, by device (256 elsewhere): enough to fill a matrix product, few enough for the cache."""
+
 GRAPHS = 128
 """How many architectures and dtypes may be compiled in one process."""
 
@@ -37,14 +40,9 @@ def compiled_attention(
     """See composed_attention. Where compilation fails, blocks run in eager PyTorch after one warning."""
     schedule = Schedule(
         _attend, _attend_backward, visible_keys, query_start, key_mask_BS,
-        block_queries=block_queries or fixed_queries(q_BTNK.shape[2], q_BTNK.device), block_batch=1, align=ALIGN,
+        block_queries=block_queries or BLOCK_QUERIES.get(q_BTNK.device.type, 256), block_batch=1, align=ALIGN,
     )  # fmt: skip
     return attend_blockwise(block_inputs(q_BTNK, k_BSNK, v_BSNK, pre, post), schedule).to(v_BSNK.dtype)
-
-
-def fixed_queries(n_heads: int, device: torch.device) -> int:
-    """Queries a block; on a CPU few enough that, at 1024 keys, one map of a block takes 4 MiB in float32."""
-    return max(16, min(64, 1024 // n_heads)) if device.type == "cpu" else 256
 
 
 @functools.cache
@@ -99,9 +97,12 @@ def _run(function: Callable[..., Any], block: Inputs, *others: Tensor) -> Any:
     if device not in _failed_on:
         try:
             return _graph(function)(block, *others)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, OSError) as error:
             _failed_on.add(device)
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # the first line often names only the compiler, the second its complaint
+            reason = " ".join(str(error).split("\n")[:2])
             warnings.warn(
                 f"Composed attention could not be compiled for {device} and runs uncompiled, which gives the same "
                 f"numbers more slowly. Reason: {type(error).__name__}: {reason}",

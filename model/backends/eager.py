@@ -11,9 +11,6 @@ from model.backends.inputs import block_inputs
 from model.functional import visible
 from model.mixing import Mixing
 
-MAP_ELEMENTS = 2**22
-"""How many cells of all heads' maps may be held at a time where speed is no concern: 16 MiB in float32."""
-
 BLOCK_CELLS = {"cpu": 2**19}
 """Cells of all heads' maps in one block, by device: 2 MiB in float32 on a CPU, so that a block's maps stay in cache."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -74,16 +74,18 @@ def check_tensors(
 
 
 def fill(
-    model: HookedDCFormer, sources: dict[str, Source], weights: WeightFiles, device: torch.device
+    model: HookedDCFormer, sources: dict[str, Source], weights: WeightFiles, device_of: Callable[[str], torch.device]
 ) -> HookedDCFormer:
-    """Give an empty model its weights, in its own dtype, on the device."""
-    loaded = {name: _load(sources[name], weights, parameter, device) for name, parameter in model.named_parameters()}
+    """Give an empty model its weights, in its own dtype, each on the device that belongs to its name."""
+    loaded = {
+        name: _load(sources[name], weights, parameter, device_of(name)) for name, parameter in model.named_parameters()
+    }
     if model.cfg.tie_embeddings:
         loaded["unembed.weight"] = loaded["embed.W_E"]
     model.load_state_dict(loaded, strict=True, assign=True)
     if model.cfg.tie_embeddings:
         model.unembed.weight = model.embed.W_E  # one parameter, not two over the same memory
-    _restore_buffers(model, device)
+    _restore_buffers(model, device_of)
     model.cfg.device = str(model.embed.W_E.device)
     return model
 
@@ -96,10 +98,11 @@ def _load(source: Source, weights: WeightFiles, like: Tensor, device: torch.devi
     return target
 
 
-def _restore_buffers(model: HookedDCFormer, device: torch.device) -> None:
+def _restore_buffers(model: HookedDCFormer, device_of: Callable[[str], torch.device]) -> None:
     """Buffers that no file holds are still without memory: make them again."""
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in _ZERO_BUFFERS:
                 raise NotImplementedError(f"Buffer {name!r} of {type(module).__name__} is not known to the loader.")
+            device = device_of(f"{path}.{name}")
             setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype, device=device))

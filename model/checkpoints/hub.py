@@ -8,10 +8,11 @@ from pathlib import Path
 import huggingface_hub
 
 from model.checkpoints.errors import ModelLoadError
+from model.checkpoints.fields import CONFIG_NAME
 from model.checkpoints.tokenizer_files import TOKENIZER_FILES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
-_SAFETENSORS = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+_SAFETENSORS = [CONFIG_NAME, *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
 _TORCH = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -20,13 +21,18 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, config_only: bool = False) -> Path:
     """The local copy of a hub model, downloaded where it is not cached. Torch files only where there are no others.
+
+    Args:
+        config_only: config.json is enough; what else is cached stays in the copy.
 
     Raises:
         ModelLoadError: the hub has no such model or cannot be reached.
     """
     try:
+        if config_only:
+            return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[CONFIG_NAME]))
         directory = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_SAFETENSORS))
         if not any(directory.glob("*.safetensors")):
             directory = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_SAFETENSORS + _TORCH))

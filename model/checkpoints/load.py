@@ -1,12 +1,13 @@
-"""load_model and list_models: from a name to a model."""
+"""load_model, read_config and list_models: from a name to a model, or to what its config.json says of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from model.checkpoints import hub
+from model.checkpoints import hub, spread
 from model.checkpoints.assemble import check_tensors, empty_model, fill, stored_dtype
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import CONFIG_NAME, ConfigFile
@@ -32,11 +33,11 @@ def load_model(
     Args:
         source: "demo/dcformer" or "demo/transformer" (bundled), a directory in a published layout, our own or
             GPT-NeoX's, or a hub id "org/name".
-        device: "auto" takes CUDA, else MPS, else the CPU.
+        device: "auto" takes CUDA, else MPS, else the CPU; a model that fits no single GPU is spread over several.
         dtype: of the weights and the computation, by name or as a torch dtype; None = as they are stored.
     Raises:
         ModelLoadError: the source is unknown, a file is unreadable, a tensor is missing, left over or misshapen,
-            or the architecture would be computed wrongly. The message names which.
+            or the architecture would be computed wrongly, or the weights do not fit. The message names which.
     """
     where = pick_device(device)
     wanted = None if dtype is None else _pick_dtype(dtype)
@@ -53,7 +54,27 @@ def load_model(
     model = empty_model(cfg, tokenizer)
     sources = layout.sources(model, config, weights)
     check_tensors(model, layout, sources, config, weights)
-    return fill(model, sources, weights, where).eval()
+    devices = spread.place(model, where, spread.free_gpus() if device == "auto" and where.type == "cuda" else None)
+    model = fill(model, sources, weights, lambda name: spread.device_of(devices, name)).eval()
+    return model if len(devices) == 1 else spread.dispatch(model, devices)
+
+
+def read_config(source: str | Path) -> DCFormerConfig:
+    """The configuration of a model on disk, by its config.json alone: the weights need not be there.
+
+    Its dtype is the one that config.json names (float32 if none). The published layouts leave what only their
+    weights say to the published models' choice: one group, rank 2, no static mixing.
+
+    Args:
+        source: as for load_model; of a hub id only config.json is fetched.
+    Raises:
+        ModelLoadError: the source is unknown, or its config.json cannot be used.
+    """
+    directory, name = _locate(source, config_only=True)
+    config = ConfigFile.read(directory)
+    cfg = _configuration(layout_of(config), config, _UnreadWeights(directory), name)
+    stored = config.values.get("torch_dtype") or config.values.get("dtype")
+    return cfg.replace(dtype=DTYPES[stored]) if stored in DTYPES else cfg
 
 
 def list_models(folder: str | Path | None = None) -> list[str]:
@@ -108,7 +129,7 @@ def _check_pair(device: torch.device, dtype: torch.dtype) -> None:
         raise ModelLoadError("device='mps' has no float64. Use dtype='float32', or device='cpu'.")
 
 
-def _locate(source: str | Path) -> tuple[Path, str]:
+def _locate(source: str | Path, config_only: bool = False) -> tuple[Path, str]:
     """The directory that a source means, and the name the model gets from it."""
     text = str(source)
     if text.startswith(_BUNDLED) and (ZOO / text.removeprefix(_BUNDLED)) in model_directories(ZOO):
@@ -119,11 +140,26 @@ def _locate(source: str | Path) -> tuple[Path, str]:
     if path.exists():
         raise ModelLoadError(f"{path} is a file. Give the directory that holds it, with its {CONFIG_NAME}.")
     if isinstance(source, str) and hub.is_hub_id(source) and not text.startswith(_BUNDLED):
-        return hub.fetch(source), source
+        return hub.fetch(source, config_only), source
     raise ModelLoadError(
         f"Unknown model {text!r}. Bundled: {', '.join(list_models()) or 'none'}. Anything else is a hub id (org/name) "
         f"or the path of a directory that holds {CONFIG_NAME} and model.safetensors."
     )
+
+
+class _UnreadWeights(WeightFiles):
+    """Stands in for the weights where only the configuration is wanted: no tensor is known."""
+
+    def __init__(self, directory: Path):
+        super().__init__(directory, {}, _read_nothing)
+
+    def __len__(self) -> int:
+        # how many layers a config.json may name
+        return 10_000
+
+
+def _read_nothing(path: Path, name: str) -> Tensor:
+    raise KeyError(f"{name} was not to be read.")
 
 
 def _configuration(layout: Layout, config: ConfigFile, weights: WeightFiles, name: str) -> DCFormerConfig:
