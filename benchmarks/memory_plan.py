@@ -30,7 +30,7 @@ from model.config import DTYPES
 from model.memory import MemoryPlan, plan
 
 # glibc keeps freed memory below a threshold that it raises on its own; with a fixed one, every tensor but the maps of a
-# block (1 MiB each, made thousands of times) is given back when it dies
+# block (2 MiB each, made thousands of times) is given back when it dies
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**22)}
 WARM_UP_TOKENS = 16
 NEW_TOKENS = 4
@@ -159,15 +159,10 @@ def main(mode: tuple[str, ...], threads: int, backend: str, out: str | None) -> 
     """Print predicted and measured memory beside the weights, in MiB."""
     found = []
     for case in (replace(case, threads=threads, backend=backend) for case in CASES if not mode or case.mode in mode):
-        click.echo(f"{case}", err=True)
         found.append(row(case))
+        click.echo(" | ".join(cells(found[-1])), err=True)  # a case takes a while
     header = ["mode", "model", "batch x tokens", "predicted", "measured", "ratio", "largest part"]
-    cells = [
-        [r["mode"], r["model"], f"{r['batch']} x {r['tokens']}", f"{r['predicted'] / 2**20:.0f}",
-         f"{r['measured'] / 2**20:.0f}", f"{r['predicted'] / r['measured']:.2f}", max(r["parts"], key=r["parts"].get)]
-        for r in found
-    ]  # fmt: skip
-    click.echo(markdown_table(header, cells))
+    click.echo(markdown_table(header, [cells(one) for one in found]))
     if out:
         Path(out).write_text(json.dumps({"machine": machine(torch.device("cpu")), "rows": found}, indent=1))
 
@@ -180,6 +175,14 @@ def row(case: Case) -> dict[str, Any]:
     return asdict(case) | {
         "model": model, "predicted": sum(parts.values()), "measured": measured(case), "parts": parts,
     }  # fmt: skip
+
+
+def cells(found: dict[str, Any]) -> list[str]:
+    predicted, rise, parts = found["predicted"], found["measured"], found["parts"]
+    return [
+        found["mode"], found["model"], f"{found['batch']} x {found['tokens']}", f"{predicted / 2**20:.0f}",
+        f"{rise / 2**20:.0f}", f"{predicted / rise:.2f}", max(parts, key=parts.__getitem__),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":
