@@ -1,7 +1,7 @@
 """Models larger than one GPU: whole blocks on several, each block's input moved to where its weights are.
 
-accelerate decides which block goes where, and its hooks move the activations of the hooked model. The engine, which
-calls no module, moves them itself.
+accelerate's hooks move the activations of the hooked model. Which block goes where is decided here, because its own
+function for that fails on tied embeddings. The engine, which calls no module, moves activations itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from accelerate import dispatch_model, infer_auto_device_map
+from accelerate import dispatch_model
 
 from model.checkpoints.errors import ModelLoadError
 from model.config import dtype_name
@@ -45,15 +45,31 @@ def place(model: HookedDCFormer, device: torch.device, gpus: Mapping[int, int] |
     run = _one_prompt(model)
     if (alone := _first_with(weights + run, gpus)) is not None:
         return {"": alone}
-    room: dict[int | str, int | str] = {gpu: max(0, size - run) for gpu, size in gpus.items()}
-    devices = infer_auto_device_map(model, max_memory=room, no_split_module_classes=["Block"])
-    # what no GPU has room for goes to "disk"
-    if set(devices.values()) <= set(gpus):
+    if (devices := _in_turn(model, {gpu: size - run for gpu, size in gpus.items()})) is not None:
         return devices
     if (alone := _first_with(weights, gpus)) is not None:
         return {"": alone}
     there = ", ".join(f"cuda:{gpu} {in_words(size)}" for gpu, size in gpus.items())
     raise _too_large(model, weights, f"free are {there}, of which one prompt takes {in_words(run)} each")
+
+
+def _in_turn(model: HookedDCFormer, room: Mapping[int, int]) -> DeviceMap | None:
+    """The model's parts in the order in which they run, as many on each GPU as it has room for; None: not all fit."""
+    blocks = {f"blocks.{layer}": block for layer, block in enumerate(model.blocks)}
+    # a tied unembedding stands with the embedding, whose weight it is
+    last = {} if model.cfg.tie_embeddings else {"unembed": model.unembed}
+    first = {name: module for name, module in model.named_children() if name in ("embed", "pos_embed")}
+    devices: DeviceMap = {}
+    left = list(room.items())
+    for name, module in (first | blocks | {"ln_final": model.ln_final} | last).items():
+        size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+        while left and size > left[0][1]:
+            left.pop(0)
+        if not left:
+            return None
+        gpu, rest = left[0]
+        devices[name], left[0] = gpu, (gpu, rest - size)
+    return devices | ({"unembed": devices["embed"]} if model.cfg.tie_embeddings else {})
 
 
 def _first_with(needed: int, gpus: Mapping[int, int]) -> int | None:
