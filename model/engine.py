@@ -6,7 +6,7 @@ Axes: B batch, T query, S key, N head, K d_head, D d_model, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.backends import composed_attention
+from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.generation import generate, stream
 from model.key_cache import KeyCache, Seen
@@ -43,6 +44,11 @@ class Position:
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None
     caches: list[KeyCache] | None
+
+    def to(self, device: torch.device) -> Position:
+        """The same on a block's device; nothing is copied where it is there already."""
+        rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
+        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches)
 
 
 Tap = Callable[[LayerActivations], None]
@@ -76,17 +82,34 @@ class Engine:
         """Logits of all positions, [batch, pos, d_vocab], or with last=True of the last only, [batch, d_vocab].
 
         Args and errors: as for HookedDCFormer.forward.
+        Raises:
+            WillNotFit: too little memory for this run; a smaller one works afterwards.
         """
         tokens, mask = self.model.to_tokens_and_mask(input, prepend_bos, attention_mask)
-        resid = self.residual(tokens, mask, caches)
-        return self.unembed(resid[:, -1] if last else resid)
+        self._check(tokens, mask, caches)
+        with self._guarded("last" if last else "logits", tokens, caches):
+            resid = self._run_blocks(tokens, mask, caches)
+            return self.unembed(resid[:, -1] if last else resid)
 
     @torch.no_grad()
     def residual(self, tokens: Tensor, mask: Tensor | None = None, caches: list[KeyCache] | None = None) -> Tensor:
-        """The residual stream after the last block, [batch, pos, d_model]; arguments as for __call__."""
-        past = caches[0].length if caches else 0
-        self.model.check_tokens(tokens, mask, past)
+        """The residual stream after the last block, [batch, pos, d_model]; arguments and errors as for __call__."""
+        self._check(tokens, mask, caches)
+        with self._guarded("residual", tokens, caches):
+            return self._run_blocks(tokens, mask, caches)
+
+    def _check(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> None:
+        self.model.check_tokens(tokens, mask, caches[0].length if caches else 0)
         self._refuse_hooks()
+
+    def _guarded(self, mode: str, tokens: Tensor, caches: list[KeyCache] | None) -> AbstractContextManager[None]:
+        past = caches[0].length if caches else 0
+        room = caches[0].capacity if caches and not past else 0  # the first step makes the room of all
+        batch, new = tokens.shape
+        return guard(self.cfg, mode, batch=batch, tokens=new, past=past, room=room, device=tokens.device)
+
+    def _run_blocks(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> Tensor:
+        past = caches[0].length if caches else 0
         positions = self.model.positions(tokens, mask, past)
         resid, rotary = F.embedding(tokens, self.model.embed.W_E), None
         if self.cfg.positional_embedding_type == "standard":
@@ -94,14 +117,17 @@ class Engine:
         else:
             rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
         at = Position(rotary, mask, caches)
-        for layer in range(self.cfg.n_layers):
-            resid = self._block(layer, resid, at)
+        for layer, block in enumerate(self.model.blocks):
+            device = block.ln1.w.device  # a model larger than one GPU has its blocks on several
+            resid = self._block(layer, resid.to(device), at.to(device))
         return resid
 
     @torch.no_grad()
     def unembed(self, resid: Tensor) -> Tensor:
-        """Logits of a residual stream: final norm and unembedding."""
-        return F.linear(norm(self.model.ln_final, resid), self.model.unembed.weight)
+        """Logits of a residual stream: final norm and unembedding. They come back on the embedding's device."""
+        last, unembedding = self.model.ln_final, self.model.unembed.weight
+        normalised = norm(last, resid.to(last.w.device)).to(unembedding.device)
+        return F.linear(normalised, unembedding).to(self.model.embed.W_E.device)
 
     def generate(self, input: str | Sequence[str] | Tensor, max_new_tokens: int = 32, **options: Any) -> Any:
         """Continue prompts with cached keys; options and result as for HookedDCFormer.generate."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model import Engine, HookedDCFormer, load_model
+from model.free_memory import WillNotFit
 from model.mixing import Mixing
 from tests.models import VARIANTS, relative_error, small_config, small_model, some_tokens
 from tests.test_running import padded
@@ -140,3 +141,45 @@ def test_a_stop_text_ends_each_sequence_of_a_batch():
         assert cut == prompt + text[len(prompt) :].split(".")[0]
     with pytest.raises(ValueError, match="empty stop text"):
         engine.generate(prompts, 4, stop=["", "x"])
+
+
+# -- memory and devices ----------------------------------------------------------------------------
+
+
+def test_running_out_of_memory_is_one_sentence_and_the_engine_goes_on(monkeypatch):
+    engine, tokens = Engine(small_model()), some_tokens(2, 7)
+    before = engine(tokens)
+
+    def fails(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("model.engine.composed_attention", fails)
+        for run in (engine, engine.residual, lambda tokens: engine.generate(tokens, 2)):
+            with pytest.raises(WillNotFit, match=r"Memory ran out on cpu: a .* of 2 x 7 tokens in float64 takes about"):
+                run(tokens)
+    assert torch.equal(engine(tokens), before)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_a_block_runs(monkeypatch):
+    monkeypatch.setattr("model.free_memory.free_memory", lambda device: 10_000)
+    monkeypatch.setattr("model.free_memory.CHECK_FROM", 20_000)
+    engine, ran = Engine(small_model()), []
+    with engine.tapped(ran.append):
+        with pytest.raises(WillNotFit, match="A run for all logits of 2 x 20 tokens in float64 needs"):
+            engine(some_tokens(2, 20))
+        assert not ran
+        engine(some_tokens(1, 1), last=True)
+    assert len(ran) == 3
+
+
+def test_activations_follow_the_blocks_from_device_to_device():
+    # the meta device stands for a second GPU: it computes shapes only, and refuses tensors of another device
+    engine = Engine(small_model("llama windows"))
+    for part in (*engine.model.blocks[1:], engine.model.ln_final, engine.model.unembed):
+        part.to("meta")
+    seen = []
+    with engine.tapped(lambda at: seen.append(at.q.device.type)):
+        resid = engine.residual(some_tokens(2, 9), torch.ones(2, 9, dtype=torch.bool))
+    assert seen == ["cpu", "meta", "meta"]
+    assert (resid.device.type, resid.shape) == ("meta", (2, 9, 20))
