@@ -83,9 +83,9 @@ def implementations(
 ) -> dict[str, Callable[[], Tensor]]:
     """Each way to compute the same composed attention, and plain attention of the same heads."""
     q, k, v = qkv
-    runs: dict[str, Callable[[], Tensor]] = {}
-    if problem.visible_keys is None:
-        runs[EINSUMS] = lambda: einsum_attention(q, k, v, pre, post)
+    runs: dict[str, Callable[[], Tensor]] = {
+        EINSUMS: lambda: einsum_attention(q, k, v, pre, post, problem.visible_keys)
+    }
     # where no heads are mixed, composed_attention is scaled_dot_product_attention and nothing else
     identity = Mixing(n_heads=problem.heads)
     runs[PLAIN] = lambda: composed_attention(q, k, v, identity, identity, visible_keys=problem.visible_keys)

@@ -1,4 +1,4 @@
-"""The whole engine, composed against plain and against published einsums: prefill, decoding, a training step.
+"""The whole engine, composed against plain and against published einsums: prefill, capture, decoding, training.
 
 python -m benchmarks.engine --layers 2 --lengths 256 1024 2048 --out engine.json
 """
@@ -19,10 +19,13 @@ from benchmarks.published_einsums import einsum_attention
 from benchmarks.timing import interleaved_medians, machine, markdown_table, matrix_rate, peak_memory
 from model import DCFormerConfig, Engine, HookedDCFormer
 from model import backends as attention_backends
+from model.backends.blocks import visible_pairs
 from model.config import parse_dtype
 from model.key_cache import KeyCache, caches_for
+from model.recording import Recorder
 
 COMPOSED, PLAIN, EINSUMS = "composed", "plain", "published einsums"
+CAPTURED = "composed, all layers captured"
 DECODE_STEPS = 16
 
 
@@ -38,14 +41,18 @@ class Figure:
 
 
 def with_einsums(*arguments: Any) -> Tensor:
-    """The published einsums in the place of a backend; they know no window, so the benchmark gives them none."""
-    q, k, v, pre, post = arguments[:5]
-    return einsum_attention(q, k, v, pre, post)
+    """The published einsums in the place of a backend."""
+    q, k, v, pre, post, visible_keys = arguments[:6]
+    return einsum_attention(q, k, v, pre, post, visible_keys)
 
 
-def models(preset: str, layers: int, dtype: torch.dtype, device: str) -> dict[str, HookedDCFormer]:
-    """The same sizes with composition on and off; all layers global, so that all three compute the same thing."""
-    fields = {"n_layers": layers, "n_ctx": 8192, "visible_keys": None, "dtype": dtype, "device": device}
+def models(
+    preset: str, layers: int, all_global: bool, dtype: torch.dtype, device: str
+) -> dict[str, HookedDCFormer]:  # fmt: skip
+    """The same sizes with composition on and off."""
+    fields: dict[str, Any] = {"n_layers": layers, "n_ctx": 8192, "dtype": dtype, "device": device}
+    if all_global:
+        fields["visible_keys"] = None
     return {
         COMPOSED: HookedDCFormer(DCFormerConfig.preset(preset, **fields), seed=0),
         PLAIN: HookedDCFormer(DCFormerConfig.preset(preset, compose=False, **fields), seed=0),
@@ -56,7 +63,19 @@ def prefill_runs(built: dict[str, HookedDCFormer], tokens: Tensor, einsums: bool
     engines = {name: Engine(model) for name, model in built.items()}
     if einsums:
         engines[EINSUMS] = Engine(built[COMPOSED], backend=EINSUMS)
-    return {name: lambda engine=engine: engine(tokens, last=True) for name, engine in engines.items()}  # type: ignore[misc]
+    runs: dict[str, Callable[[], Any]] = {
+        name: lambda engine=engine: engine(tokens, last=True)  # type: ignore[misc]
+        for name, engine in engines.items()
+    }
+    return runs | {CAPTURED: lambda: recorded(engines[COMPOSED], lambda: engines[COMPOSED](tokens, last=True))}
+
+
+def recorded(engine: Engine, run: Callable[[], Any]) -> Recorder:
+    """Run with a tap that keeps the factors, queries, keys and values of every layer, as a capture does."""
+    recorder = Recorder(range(engine.cfg.n_layers))
+    with engine.tapped(recorder):
+        run()
+    return recorder
 
 
 def decode_runs(built: dict[str, HookedDCFormer], tokens: Tensor) -> dict[str, Callable[[], Any]]:
@@ -68,6 +87,8 @@ def decode_runs(built: dict[str, HookedDCFormer], tokens: Tensor) -> dict[str, C
             caches = caches_for(model.cfg.keys_visible, tokens.shape[1] + DECODE_STEPS)
         engine(tokens, last=True, caches=caches)
         runs[name] = lambda engine=engine, caches=caches: decode(engine, caches, tokens)  # type: ignore[misc]
+        if name == COMPOSED:
+            runs[CAPTURED] = lambda engine=engine, name=name: recorded(engine, runs[name])  # type: ignore[misc]
     return runs
 
 
@@ -109,13 +130,14 @@ def forward_limit(cfg: DCFormerConfig, length: int, flops_per_s: float) -> float
     """Seconds that the plain model's matrix products alone take in a prefill (last=True), at the measured rate."""
     width, mlp = cfg.n_heads * cfg.d_head, int(cfg.d_mlp or 0)
     weights = cfg.n_layers * (4 * cfg.d_model * width + (3 if cfg.gated_mlp else 2) * cfg.d_model * mlp)
-    attention = cfg.n_layers * 2 * width * length * (length + 1) / 2
+    attention = 2 * width * sum(visible_pairs(length, seen, 0) for seen in cfg.keys_visible)
     return 2 * (weights * length + attention + cfg.d_model * cfg.d_vocab) / flops_per_s
 
 
 @click.command(help=__doc__)
 @click.option("--preset", default="dcformer-405m", show_default=True)
 @click.option("--layers", default=2, show_default=True)
+@click.option("--all-global", is_flag=True, help="No windows; otherwise the preset's own, every other layer local.")
 @click.option("--lengths", type=int, multiple=True, help="Prefill lengths; several may follow one another.")
 @click.argument("more_lengths", nargs=-1, type=int)
 @click.option("--train-up-to", default=1024, show_default=True, help="Longest length of a training step.")
@@ -125,12 +147,12 @@ def forward_limit(cfg: DCFormerConfig, length: int, flops_per_s: float) -> float
 @click.option("--rounds", default=3, show_default=True, help="Runs of each, taking turns; medians are reported.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the figures as JSON.")
 def main(
-    preset: str, layers: int, lengths: tuple[int, ...], more_lengths: tuple[int, ...], train_up_to: int,
-    einsums_up_to: int, dtype: str, device: str, rounds: int, out: Path | None,
+    preset: str, layers: int, all_global: bool, lengths: tuple[int, ...], more_lengths: tuple[int, ...],
+    train_up_to: int, einsums_up_to: int, dtype: str, device: str, rounds: int, out: Path | None,
 ) -> None:  # fmt: skip
     attention_backends.BACKENDS[EINSUMS] = with_einsums
     where, kind = torch.device(device), parse_dtype(dtype)
-    built = models(preset, layers, kind, device)
+    built = models(preset, layers, all_global, kind, device)
     rate = matrix_rate(kind, where)
     figures: list[Figure] = []
     for length in (*lengths, *more_lengths) or (256, 1024):
@@ -142,10 +164,12 @@ def main(
         figures += measure("decode, per token", decode_runs(built, tokens), length, rounds, where, DECODE_STEPS)
         if length <= train_up_to:
             figures += measure("training step", train_runs(built, tokens), length, rounds, where)
-    click.echo(f"{preset}, {layers} layers, batch 1, {dtype}, {rate / 1e9:.0f} GFLOP/s matrix product")
+    windows = "all layers global" if all_global else "the preset's windows"
+    click.echo(f"{preset}, {layers} layers, {windows}, batch 1, {dtype}, {rate / 1e9:.0f} GFLOP/s matrix product")
     click.echo(table(figures))
     if out is not None:
-        record = {"machine": machine(where), "preset": preset, "layers": layers, "matrix_flops_per_s": rate}
+        record = {"machine": machine(where), "preset": preset, "layers": layers, "all_global": all_global,
+                  "matrix_flops_per_s": rate}  # fmt: skip
         out.write_text(json.dumps(record | {"figures": [asdict(figure) for figure in figures]}, indent=1) + "\n")
 
 

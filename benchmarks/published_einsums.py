@@ -11,13 +11,20 @@ from torch import Tensor
 from model.mixing import Mixing
 
 
-def einsum_attention(q_BTHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, pre: Mixing, post: Mixing) -> Tensor:
-    """Causal composed attention of one group of heads without a static branch: z [batch, pos, head, d_head]."""
+def einsum_attention(
+    q_BTHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, pre: Mixing, post: Mixing, visible_keys: int | None = None
+) -> Tensor:
+    """Causal composed attention of one group of heads without a static branch: z [batch, pos, head, d_head].
+
+    A window of visible_keys is a mask, as published: it saves nothing.
+    """
     T, S = q_BTHK.shape[1], k_BSHK.shape[1]
     scores = torch.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK) * q_BTHK.shape[-1] ** -0.5
     scores = einsum_compose(scores, pre)
-    future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(1)
-    pattern = scores.masked_fill(future, float("-inf")).softmax(-1)
+    hidden = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(1)
+    if visible_keys is not None:
+        hidden |= torch.ones_like(hidden).tril(-visible_keys)
+    pattern = scores.masked_fill(hidden, float("-inf")).softmax(-1)
     return torch.einsum("bhts,bshk->bthk", einsum_compose(pattern, post), v_BSHK)
 
 

@@ -17,14 +17,16 @@ Run = Callable[[], Any]
 def interleaved_medians(runs: Mapping[str, Run], rounds: int, device: torch.device) -> dict[str, float]:
     """Median seconds of each run, after one round that is not counted.
 
-    The runs take turns, so that a busy or throttled machine slows all of them alike and their ratios stay honest.
+    The runs take turns, so that a busy or throttled machine slows all of them alike and their ratios stay honest;
+    each round starts with another one, so that none always runs in the wake of the same.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
     for turn in range(rounds + 1):
-        for name, run in runs.items():
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             synchronise(device)
             start = time.perf_counter()
-            run()
+            runs[name]()
             synchronise(device)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
@@ -49,10 +51,17 @@ def peak_memory(run: Run, device: torch.device) -> int:
     return peak
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 1024, rounds: int = 7) -> float:
-    """Floating-point operations a second of a square matrix product: what no kernel here can exceed by much."""
+def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, rounds: int = 15) -> float:
+    """Floating-point operations a second of a square matrix product, the best of several: what no kernel can exceed."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / interleaved_medians({"product": lambda: left @ right}, rounds, device)["product"]
+    seconds = []
+    for _ in range(rounds):
+        synchronise(device)
+        start = time.perf_counter()
+        left @ right
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def synchronise(device: torch.device) -> None:

@@ -19,6 +19,7 @@ from model.config import SITES, DCFormerConfig
 from model.functional import QK_NORM_EPS, masked_softmax, rms_norm, rotate
 from model.key_cache import KeyCache, Seen
 from model.mixing import Mixing, compose, mixing_factors
+from model.taps import LayerActivations, Taps
 
 BySide = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 """Side ("query", "key") -> its down, up and gate for every token."""
@@ -78,9 +79,9 @@ class ComposedAttention(nn.Module):
 
     zero_bias: Tensor
 
-    def __init__(self, cfg: DCFormerConfig, layer: int):
+    def __init__(self, cfg: DCFormerConfig, layer: int, taps: Taps):
         super().__init__()
-        self.cfg, self.layer = cfg, layer
+        self.cfg, self.layer, self.taps = cfg, layer, taps
         self.visible_keys = cfg.keys_visible_in(layer)
         width = cfg.n_heads * cfg.d_head
         self.wqkv = nn.Linear(cfg.d_model, 3 * width, bias=cfg.use_bias, dtype=cfg.dtype)
@@ -153,15 +154,12 @@ class ComposedAttention(nn.Module):
             cache: keys of earlier steps, to which the new ones are added.
         """
         q, k, v = self.project(x_BTD, rotary)
-        sites = self.mixing(x_BTD)
-        if cache is None:
-            seen = Seen(k, v, sites["pre"], sites["post"], 0, self.visible_keys, key_mask_BS)
-        else:
-            seen = cache.extend(k, v, sites, key_mask_BS)
+        found = self.taps(LayerActivations(self.layer, q, k, v, self.mixing(x_BTD)))
+        seen = self.seen(found, key_mask_BS, cache)
         if self.maps_are_watched():
-            z = self.attend_with_maps(q, seen)
+            z = self.attend_with_maps(found.q, seen)
         else:
-            z = composed_attention(q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys,
+            z = composed_attention(found.q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys,
                                    query_start=seen.query_start, key_mask_BS=seen.key_mask)  # fmt: skip
         return self.output(self.hook_z(z))
 
@@ -175,6 +173,13 @@ class ComposedAttention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return self.hook_rot_q(q), self.hook_rot_k(k), v
+
+    def seen(self, found: LayerActivations, key_mask_BS: Tensor | None, cache: KeyCache | None) -> Seen:
+        """The keys that the new queries attend over: the new ones or, with a cache, earlier ones too."""
+        if cache is None:
+            mixing = found.mixing
+            return Seen(found.k, found.v, mixing["pre"], mixing["post"], 0, self.visible_keys, key_mask_BS)
+        return cache.extend(found.k, found.v, found.mixing, key_mask_BS)
 
     def mixing(self, x_BTD: Tensor, watched: bool = True) -> dict[str, Mixing]:
         """The factors of both sites, through their hook points if watched; a site without mixing gets the identity."""

@@ -5,7 +5,7 @@ Axes: B batch, T query, S key, N head, K d_head, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,22 +19,8 @@ from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.generation import generate, stream
 from model.key_cache import KeyCache, Seen
-from model.mixing import Mixing
+from model.taps import LayerActivations, Tap
 from model.transformer import MLP, HookedDCFormer, Norm
-
-
-@dataclass
-class LayerActivations:
-    """What a tap sees of one layer in one step, before attention; replacing a site's Mixing changes the run.
-
-    q, k: as they enter the dot product, [batch, pos, head, d_head]. v: values. mixing: by site, for the new tokens.
-    """
-
-    layer: int
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    mixing: dict[str, Mixing]
 
 
 @dataclass(frozen=True)
@@ -51,9 +37,6 @@ class Position:
         return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches)
 
 
-Tap = Callable[[LayerActivations], None]
-
-
 class Engine:
     """A model without hooks, for long prompts, training-free evaluation and generation.
 
@@ -67,7 +50,6 @@ class Engine:
 
     def __init__(self, model: HookedDCFormer, backend: str | None = None):
         self.model, self.cfg, self.backend = model, model.cfg, backend
-        self._taps: list[Tap] = []
 
     @torch.no_grad()
     def __call__(
@@ -140,20 +122,11 @@ class Engine:
     def _step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache]) -> Tensor:
         return self(tokens, last=True, attention_mask=mask, caches=caches)
 
-    # -- taps ------------------------------------------------------------------------------------------
-
     @contextmanager
     def tapped(self, *taps: Tap) -> Iterator[Engine]:
-        """Call functions on every layer's LayerActivations while the block runs, in the order given.
-
-        A tap reads them, or replaces entries of `mixing`. It costs nothing where it copies nothing.
-        """
-        self._taps.extend(taps)
-        try:
+        """Call functions on every layer's LayerActivations, see HookedDCFormer.tapped: the model's taps are these."""
+        with self.model.tapped(*taps):
             yield self
-        finally:
-            for tap in taps:
-                self._taps.remove(tap)
 
     # -- one layer -------------------------------------------------------------------------------------
 
@@ -175,12 +148,8 @@ class Engine:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        found = LayerActivations(layer, q, k, v, attn.mixing(x, watched=False))
-        for tap in self._taps:
-            tap(found)
-        if at.caches is None:
-            return q, Seen(k, v, found.mixing["pre"], found.mixing["post"], 0, attn.visible_keys, at.mask)
-        return q, at.caches[layer].extend(k, v, found.mixing, at.mask)
+        found = self.model.taps(LayerActivations(layer, q, k, v, attn.mixing(x, watched=False)))
+        return found.q, attn.seen(found, at.mask, None if at.caches is None else at.caches[layer])
 
     def _refuse_hooks(self) -> None:
         hooked = [name for name, hook in self.model.hook_dict.items() if hook.has_hooks()]

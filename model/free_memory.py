@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
@@ -52,17 +53,17 @@ def require_fit(planned: MemoryPlan, device: str | torch.device, free_bytes: int
 
 @contextmanager
 def guard(
-    cfg: DCFormerConfig, mode: str, *, batch: int, tokens: int, past: int = 0, room: int = 0, device: torch.device
+    cfg: DCFormerConfig, mode: str, *, batch: int, tokens: int, past: int = 0, device: torch.device, **settings: Any
 ) -> Iterator[None]:
     """Around a run of the engine: refuse it first if it is large and will not fit, and say so if memory runs out.
 
     Args:
-        mode: "last", "logits" or "residual". tokens: new ones; past: those whose keys are cached.
-        room: tokens that this run makes a key cache for; 0 = none.
+        mode: as for Run. tokens: new ones; past: those whose keys are cached.
+        settings: further fields of Run.
     Raises:
         WillNotFit: as one sentence, with the tensors of the failed run let go.
     """
-    run = Run(cfg, mode, batch, tokens, past + tokens, cfg.dtype, device.type, room)
+    run = Run(cfg, mode, batch, tokens, past + tokens, cfg.dtype, device.type, **settings)
     planned = MemoryPlan(run, *engine_peak(run), {})
     if planned.total >= CHECK_FROM:
         require_fit(planned, device)
@@ -100,7 +101,7 @@ def _advice(run: Run, parts: Parts, free: int) -> str:
     if model < free:
         if run.mode == "logits":
             ways.append("ask for the last position's logits only (last=True)")
-        if "kept logits" in parts:
+        if any("capture" in name for name in parts):
             ways.append("capture fewer layers or no logits (logits=False)")
         settings = (("batch", run.batch), ("tokens", run.tokens))
         ways += [f"lower {name} ({value})" for name, value in settings if value > 1]

@@ -63,6 +63,7 @@ class Run:
     tokens: new positions of each of `batch` sequences. keys: positions that they attend over, cached ones included.
     dtype: of the weights and activations. device: its type, "cpu" or "cuda", say.
     room: tokens of each sequence that a key cache is made for; 0 = none.
+    kept_layers, kept_logits: what a capture keeps; None = all layers.
     """
 
     cfg: DCFormerConfig
@@ -73,6 +74,8 @@ class Run:
     dtype: torch.dtype
     device: str
     room: int = 0
+    kept_layers: int | None = None
+    kept_logits: bool = True
 
     @property
     def positions(self) -> int:
@@ -163,10 +166,11 @@ def parameter_count(cfg: DCFormerConfig) -> int:
 
 def engine_peak(run: Run) -> tuple[Parts, Parts]:
     """What a run of the engine takes beside the weights: on its device at the peak, and in main memory."""
+    cache = {"key cache": key_cache_bytes(run)} if run.room else {}
     if run.mode == "capture":
-        return _capture_peak(run)
-    peak = _larger(_in_attention(run), _in_mlp(run), _at_logits(run))
-    return ({"key cache": key_cache_bytes(run)} if run.room else {}) | peak, {}
+        peak, in_main_memory = _capture_peak(run)
+        return cache | peak, in_main_memory
+    return cache | _larger(_in_attention(run), _in_mlp(run), _at_logits(run)), {}
 
 
 def _larger(*moments: Parts) -> Parts:
@@ -264,20 +268,21 @@ def key_cache_bytes(run: Run) -> int:
 
 
 def _capture_peak(run: Run) -> tuple[Parts, Parts]:
-    """A capture of all layers: while the engine runs, or at the end, when prompts are cut out one by one."""
+    """A capture: while the engine runs, or at the end, when prompts are cut out one by one."""
     cfg = run.cfg
     width, networks = cfg.n_heads * cfg.d_head, len(cfg.mixed_sites) * len(cfg.dynamic_sides)
-    kept = cfg.n_layers * run.bytes_of(3 * width + networks * cfg.n_heads * (2 * cfg.rank + 1))
+    layers = cfg.n_layers if run.kept_layers is None else run.kept_layers
+    kept = layers * run.bytes_of(3 * width + networks * cfg.n_heads * (2 * cfg.rank + 1))
     # the engine's own factors, of which the finished capture copies a part
-    recorded = cfg.n_layers * run.bytes_of(3 * width + networks * cfg.n_heads * (3 * cfg.rank + 1))
+    recorded = layers * run.bytes_of(3 * width + networks * cfg.n_heads * (3 * cfg.rank + 1))
     finished = {
         "kept by the capture": kept,
         "capture in the making": recorded,
-        "kept logits": run.bytes_of(cfg.d_vocab, torch.float32),
+        "kept logits": run.bytes_of(cfg.d_vocab, torch.float32) * run.kept_logits,
     }
     stream = {"residual stream": run.bytes_of(2 * cfg.d_model)}
     # of one prompt; what is kept is these very numbers where they need no cast and no move
-    logits, cast = run.tokens * cfg.d_vocab, run.dtype != torch.float32
+    logits, cast = run.tokens * cfg.d_vocab * run.kept_logits, run.dtype != torch.float32
     if run.device != "cpu":
         at_logits = stream | {"logits": logits * (run.dtype.itemsize + 4 * cast)}
         return _larger(_in_attention(run), _in_mlp(run), at_logits), finished

@@ -1,4 +1,4 @@
-"""Running prompts and keeping what a Capture is made of: with hooks in the hooked model, with a tap in the engine."""
+"""Running prompts and keeping what a Capture is made of: with a tap, in the hooked model or the engine."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from model.capture import Capture, LayerCapture
-from model.config import SITES, DCFormerConfig
-from model.engine import Engine, LayerActivations
+from model.config import SITES
+from model.engine import Engine
+from model.free_memory import guard
 from model.functional import norm_scale
 from model.generation import Sampler, StopTexts, continuation
 from model.key_cache import KeyCache
-from model.mixing import FACTORS, Mixing, mixing_from
+from model.mixing import Mixing
 from model.site_mixing import one_index
+from model.taps import LayerActivations
 from model.transformer import HookedDCFormer
 
 
 class Recorder:
-    """A tap that keeps layers' activations on the CPU, step after step: with engine.tapped(recorder): ...
+    """A tap that keeps layers' activations on the CPU, step after step: with model.tapped(recorder): ...
 
     Args:
         layers: which layers to keep.
@@ -31,9 +33,8 @@ class Recorder:
 
     def __call__(self, at: LayerActivations) -> None:
         if at.layer in self.steps:
-            mixing = {site: factors.map(lambda factor: factor.cpu()) for site, factors in at.mixing.items()}
-            # clones: on the CPU these are views of one step's projections, which would stay alive as a whole
-            q, k, v = (x.to("cpu", copy=True) for x in (at.q, at.k, at.v))
+            mixing = {site: factors.map(lambda factor: factor.detach().cpu()) for site, factors in at.mixing.items()}
+            q, k, v = (_kept(x) for x in (at.q, at.k, at.v))
             self.steps[at.layer].append(LayerActivations(at.layer, q, k, v, mixing))
 
     def layer(self, layer: int) -> LayerActivations:
@@ -43,6 +44,13 @@ class Recorder:
         return LayerActivations(
             layer, q, k, v, {site: _joined([step.mixing[site] for step in steps]) for site in SITES}
         )
+
+
+def _kept(x: Tensor) -> Tensor:
+    """x on the CPU, copied where it is a view: the whole of one step's projections would stay alive behind it."""
+    x = x.detach()
+    is_view = x.untyped_storage().nbytes() > x.nbytes
+    return x.to("cpu", copy=is_view)
 
 
 @torch.no_grad()
@@ -59,8 +67,8 @@ def capture(
     """Run prompts and keep what every map and mixing matrix can be rebuilt from; no map is built.
 
     Args:
-        source: the hooked model (interventions by hooks on its factors show in the capture), or an engine (the
-            faster way; interventions by taps show).
+        source: the hooked model (edits by hooks on its factors show in the capture), or an engine (the faster way);
+            edits by taps show in both.
         input: one prompt (text, or ids [pos] or [1, pos]) gives a Capture; several (texts, or ids
             [batch, pos]) give a list.
         layers: which layers to keep; None = all.
@@ -71,22 +79,29 @@ def capture(
     Raises:
         ValueError: hooks stand on whole maps, whose edits a rebuilt map would not show; and bad input as
             in HookedDCFormer.forward.
+        WillNotFit: too little memory; fewer layers, or logits=False, take less.
     """
     model = source.model if isinstance(source, Engine) else source
     every = range(model.cfg.n_layers)
     kept = sorted({one_index(layer, len(every), "layer") for layer in (every if layers is None else layers)})
     tokens, mask = model.to_tokens_and_mask(input, prepend_bos)
-    if isinstance(source, Engine):
-        run = _run_engine(source, tokens, mask, kept, max_new_tokens, sampling)
-    elif max_new_tokens or sampling:
+    if not isinstance(source, Engine) and (max_new_tokens or sampling):
         raise ValueError("Only an engine captures generation. Give Engine(model) in place of the model.")
-    else:
-        run = _run_hooked(model, tokens, mask, kept)
-    tokens, resid, recorded = run
-    starts = [0] * len(tokens) if mask is None else (~mask).sum(1).tolist()
-    runs = [
-        _one_prompt(model, row, slice(start, None), tokens, resid, recorded, logits) for row, start in enumerate(starts)
-    ]
+    model.check_tokens(tokens, mask, 0)
+    length = tokens.shape[1] + max_new_tokens
+    with guard(
+        model.cfg, "capture", batch=len(tokens), tokens=length, device=tokens.device,
+        room=length if max_new_tokens else 0, kept_layers=len(kept), kept_logits=logits,
+    ):  # fmt: skip
+        if isinstance(source, Engine):
+            tokens, resid, recorded = _run_engine(source, tokens, mask, kept, max_new_tokens, sampling)
+        else:
+            tokens, resid, recorded = _run_hooked(model, tokens, mask, kept)
+        starts = [0] * len(tokens) if mask is None else (~mask).sum(1).tolist()
+        runs = [
+            _one_prompt(model, row, slice(start, None), tokens, resid, recorded, logits)
+            for row, start in enumerate(starts)
+        ]
     single = isinstance(input, str) or (isinstance(input, Tensor) and len(runs) == 1)
     return runs[0] if single else runs
 
@@ -127,33 +142,15 @@ def _run_hooked(model: HookedDCFormer, tokens: Tensor, mask: Tensor | None, laye
             f"Hooks stand on the attention maps of layers {watched}; a capture rebuilds maps from factors and would "
             "not show their edits. Remove them, or read the maps with run_with_cache."
         )
-    store: dict[str, Tensor] = {}
+    recorder, last = Recorder(layers), {}
 
     def keep(activation: Tensor, hook: Any) -> None:
-        store[hook.name] = activation.detach()
+        last["resid"] = activation.detach()
 
-    names = [name for layer in layers for name in _hook_names(model.cfg, layer)]
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    hooks: list[Any] = [(name, keep) for name in (*names, last)]
-    model.run_with_hooks(tokens, return_type=None, attention_mask=mask, fwd_hooks=hooks)
-    return tokens, store[last], {layer: _from_store(model, store, layer) for layer in layers}
-
-
-def _hook_names(cfg: DCFormerConfig, layer: int) -> list[str]:
-    factors = [f"{site}.hook_{name}" for site in cfg.mixed_sites for name in FACTORS if name.split("_")[0] in cfg.sides]
-    names = ["hook_rot_q", "hook_rot_k", "hook_v", *(factors if cfg.compose else [])]
-    return [f"blocks.{layer}.attn.{name}" for name in names]
-
-
-def _from_store(model: HookedDCFormer, store: dict[str, Tensor], layer: int) -> LayerActivations:
-    prefix = f"blocks.{layer}.attn"
-    mixing = {}
-    for site in SITES:
-        named = {name: store[key] for name in FACTORS if (key := f"{prefix}.{site}.hook_{name}") in store}
-        static = model.blocks[layer].attn.get_submodule(site).static() if site in model.cfg.mixed_sites else None
-        mixing[site] = mixing_from(named, model.cfg.n_heads, model.cfg.groups, static)
-    q, k, v = (store[f"{prefix}.hook_{name}"] for name in ("rot_q", "rot_k", "v"))
-    return LayerActivations(layer, q, k, v, mixing)
+    hooks: list[Any] = [(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)]
+    with model.tapped(recorder):
+        model.run_with_hooks(tokens, return_type=None, attention_mask=mask, fwd_hooks=hooks)
+    return tokens, last["resid"], {layer: recorder.layer(layer) for layer in layers}
 
 
 def _one_prompt(

@@ -5,7 +5,8 @@ Axes: B batch, T position, D d_model, F d_mlp, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from model.generation import generate
 from model.initialise import initialise
 from model.key_cache import KeyCache
 from model.lens import LensTools
+from model.taps import Tap, Taps
 from model.text import TextTools
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -97,10 +99,10 @@ class Block(nn.Module):
 
     hook_out_is_single_residual_stream = True
 
-    def __init__(self, cfg: DCFormerConfig, layer: int):
+    def __init__(self, cfg: DCFormerConfig, layer: int, taps: Taps):
         super().__init__()
         self.parallel = cfg.parallel_attn_mlp
-        self.ln1, self.attn = Norm(cfg), ComposedAttention(cfg, layer)
+        self.ln1, self.attn = Norm(cfg), ComposedAttention(cfg, layer, taps)
         self.ln2, self.mlp = Norm(cfg), MLP(cfg)
         self.hook_resid_pre, self.hook_attn_out, self.hook_resid_mid = HookPoint(), HookPoint(), HookPoint()
         self.hook_mlp_out, self.hook_resid_post = HookPoint(), HookPoint()
@@ -166,7 +168,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
 
     def __init__(self, cfg: DCFormerConfig, tokenizer: Any = None, seed: int | None = 0):
         super().__init__()
-        self.cfg, self.tokenizer = cfg, tokenizer
+        self.cfg, self.tokenizer, self.taps = cfg, tokenizer, Taps()
         device = (
             torch.get_default_device() if torch.get_default_device().type == "meta" else torch.device(str(cfg.device))
         )
@@ -176,7 +178,7 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
             if cfg.positional_embedding_type == "standard":
                 self.pos_embed = PosEmbed(cfg)
                 self.hook_pos_embed = HookPoint()
-            self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
+            self.blocks = nn.ModuleList(Block(cfg, layer, self.taps) for layer in range(cfg.n_layers))
             self.ln_final = Norm(cfg)
             self.unembed = Unembed(cfg)
             if cfg.tie_embeddings:
@@ -246,6 +248,16 @@ class HookedDCFormer(LensTools, TextTools, HookedRootModule):
         return loss if return_type == "loss" else (logits, loss)
 
     generate = generate
+
+    @contextmanager
+    def tapped(self, *taps: Tap) -> Iterator[HookedDCFormer]:
+        """Call functions on every layer's LayerActivations while the block runs, after its hooks, in the order given.
+
+        A tap reads them, or replaces some. It costs nothing where it copies nothing. The model's engines call the
+        same taps.
+        """
+        with self.taps.added(*taps):
+            yield self
 
     def positions(self, tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:
         """Position of each token in its own sequence, [batch or 1, pos]: padding does not count."""

@@ -87,6 +87,17 @@ def test_the_key_cache_and_the_capture_are_predicted_to_the_byte(variant):
     assert kept["kept by the capture"] + kept["kept logits"] == sum(run.nbytes for run in capture(engine, tokens))
 
 
+def test_a_capture_that_cannot_fit_is_refused_and_a_smaller_one_is_not(monkeypatch):
+    model, tokens = small_model(), some_tokens(2, 20)
+    monkeypatch.setattr("model.free_memory.CHECK_FROM", 0)
+    needed = plan(model.cfg, tokens=20, batch=2, mode="capture")
+    monkeypatch.setattr("model.free_memory.free_memory", lambda device: needed.total - needed.parts["weights"] - 1)
+    for source in (model, Engine(model)):
+        with pytest.raises(WillNotFit, match=r"A capture of 2 x 20 tokens .* Capture fewer layers or no logits"):
+            capture(source, tokens)
+        assert len(capture(source, tokens, layers=[1], logits=False)) == 2
+
+
 def test_what_a_capture_keeps_of_a_run_on_a_gpu_is_main_memory():
     cfg = DCFormerConfig.preset("dcformer-2.8b", dtype="bfloat16")
     planned = plan(cfg, tokens=2048, device="cuda", mode="capture")

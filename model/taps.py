@@ -1,0 +1,55 @@
+"""Taps: functions that read, or change, what each layer attends with. The same in the hooked model and in the engine.
+
+A hook sees one tensor by name; a tap sees a layer's queries, keys, values and whole mixing together, at any length,
+because it needs no map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.mixing import Mixing
+
+
+@dataclass
+class LayerActivations:
+    """What a tap sees of one layer in one step, before attention; replacing any of them changes the run.
+
+    q, k: as they enter the dot product, [batch, pos, head, d_head]. v: values. mixing: by site, for the new tokens.
+    """
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mixing: dict[str, Mixing]
+
+
+Tap = Callable[[LayerActivations], None]
+
+
+class Taps:
+    """The taps of a model, which its engines share: who changes a model changes what every way of running it gives."""
+
+    def __init__(self) -> None:
+        self._taps: list[Tap] = []
+
+    def __call__(self, at: LayerActivations) -> LayerActivations:
+        """Pass a layer's activations through every tap, in the order in which they were added."""
+        for tap in self._taps:
+            tap(at)
+        return at
+
+    @contextmanager
+    def added(self, *taps: Tap) -> Iterator[None]:
+        """Have these taps called for as long as the context lasts, after those that are there already."""
+        before = list(self._taps)
+        self._taps.extend(taps)
+        try:
+            yield
+        finally:
+            self._taps[:] = before
