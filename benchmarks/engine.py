@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_einsums import einsum_attention
-from benchmarks.timing import interleaved_medians, machine, markdown_table, matrix_rate, peak_memory
+from benchmarks.timing import interleaved_medians, machine, markdown_table, matrix_rate, peak_memory, read_bandwidth
 from model import DCFormerConfig, Engine, HookedDCFormer
 from model import backends as attention_backends
 from model.backends.blocks import visible_pairs
 from model.config import parse_dtype
 from model.key_cache import KeyCache, caches_for
+from model.memory import Run, key_cache_bytes
 from model.recording import Recorder
 
 COMPOSED, PLAIN, EINSUMS = "composed", "plain", "published einsums"
@@ -134,6 +135,14 @@ def forward_limit(cfg: DCFormerConfig, length: int, flops_per_s: float) -> float
     return 2 * (weights * length + attention + cfg.d_model * cfg.d_vocab) / flops_per_s
 
 
+def decode_limit(model: HookedDCFormer, length: int, bytes_per_s: float) -> float:
+    """Seconds to read the plain model's weights and cached keys once, at the measured bandwidth."""
+    cfg = model.cfg
+    weights = sum(p.nbytes for name, p in model.named_parameters() if name != "embed.W_E" or cfg.tie_embeddings)
+    keys = Run(cfg, "generate", 1, 1, length, cfg.dtype, "cpu", room=length)
+    return (weights + key_cache_bytes(keys)) / bytes_per_s
+
+
 @click.command(help=__doc__)
 @click.option("--preset", default="dcformer-405m", show_default=True)
 @click.option("--layers", default=2, show_default=True)
@@ -153,7 +162,7 @@ def main(
     attention_backends.BACKENDS[EINSUMS] = with_einsums
     where, kind = torch.device(device), parse_dtype(dtype)
     built = models(preset, layers, all_global, kind, device)
-    rate = matrix_rate(kind, where)
+    rate, bandwidth = matrix_rate(kind, where), read_bandwidth(where)
     figures: list[Figure] = []
     for length in (*lengths, *more_lengths) or (256, 1024):
         click.echo(f"measuring {length} tokens", err=True)
@@ -162,14 +171,18 @@ def main(
         limit = forward_limit(built[PLAIN].cfg, length, rate)
         figures.append(Figure("prefill", length, "arithmetic limit (plain)", limit, 0))
         figures += measure("decode, per token", decode_runs(built, tokens), length, rounds, where, DECODE_STEPS)
+        limit = decode_limit(built[PLAIN], length, bandwidth)
+        figures.append(Figure("decode, per token", length, "bandwidth limit (plain)", limit, 0))
         if length <= train_up_to:
             figures += measure("training step", train_runs(built, tokens), length, rounds, where)
     windows = "all layers global" if all_global else "the preset's windows"
-    click.echo(f"{preset}, {layers} layers, {windows}, batch 1, {dtype}, {rate / 1e9:.0f} GFLOP/s matrix product")
+    click.echo(
+        f"{preset}, {layers} layers, {windows}, batch 1, {dtype}, {rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
+    )
     click.echo(table(figures))
     if out is not None:
         record = {"machine": machine(where), "preset": preset, "layers": layers, "all_global": all_global,
-                  "matrix_flops_per_s": rate}  # fmt: skip
+                  "matrix_flops_per_s": rate, "bytes_per_s": bandwidth}  # fmt: skip
         out.write_text(json.dumps(record | {"figures": [asdict(figure) for figure in figures]}, indent=1) + "\n")
 
 

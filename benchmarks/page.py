@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from playwright.sync_api import Page, WebSocket, expect
+from playwright.sync_api import Page, Position, WebSocket, expect
 
 from model import load_model
 from tests.browser_tools import ROOT, open_browser, serve_streamlit
@@ -100,7 +100,7 @@ def measure(
 def cell(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None]]:
     canvas = page.get_by_test_id("map-viewer").nth(1).get_by_test_id("map-canvas").nth(1)
     box = canvas.bounding_box() or {"width": 1.0, "height": 1.0}
-    place = {"x": box["width"] * (0.1 + 0.05 * number), "y": box["height"] * 0.7}
+    place: Position = {"x": box["width"] * (0.1 + 0.05 * number), "y": box["height"] * 0.7}
     old = heading(page, "at query")
     return lambda: canvas.click(position=place), lambda: changed(page, "at query", old)
 
@@ -108,7 +108,7 @@ def cell(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None
 def head(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None]]:
     canvas = page.get_by_test_id("map-viewer").first.get_by_test_id("map-canvas").first
     box = canvas.bounding_box() or {"width": 1.0, "height": 1.0}
-    place = {"x": box["width"] * (number % 8 + 0.5) / 8, "y": box["height"] * (0.125 + 0.25 * (number % 4))}
+    place: Position = {"x": box["width"] * (number % 8 + 0.5) / 8, "y": box["height"] * (0.125 + 0.25 * (number % 4))}
     old = heading(page, "before and after")
     return lambda: canvas.click(position=place), lambda: changed(page, "before and after", old)
 

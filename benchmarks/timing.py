@@ -51,17 +51,27 @@ def peak_memory(run: Run, device: torch.device) -> int:
     return peak
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, rounds: int = 15) -> float:
+def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
     """Floating-point operations a second of a square matrix product, the best of several: what no kernel can exceed."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / _fastest(lambda: left @ right, device)
+
+
+def read_bandwidth(device: torch.device, numbers: int = 2**26) -> float:
+    """Bytes a second of a matrix-vector product far larger than any cache, the best of several."""
+    matrix, vector = torch.ones(numbers // 4096, 4096, device=device), torch.ones(4096, device=device)
+    return matrix.nbytes / _fastest(lambda: matrix @ vector, device)
+
+
+def _fastest(run: Run, device: torch.device, rounds: int = 15) -> float:
     seconds = []
     for _ in range(rounds):
         synchronise(device)
         start = time.perf_counter()
-        left @ right
+        run()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    return min(seconds)
 
 
 def synchronise(device: torch.device) -> None:
