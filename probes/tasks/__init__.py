@@ -1,0 +1,28 @@
+"""The DCFormer paper's in-context tasks: rows of our own for its 74 rules, and how well a model answers them."""
+
+from probes.tasks.generator import generate, split_of
+from probes.tasks.pairs import corrupted, paired_rows
+from probes.tasks.reader import read_tasks, write_tasks
+from probes.tasks.rows import Answer, TaskRow, answer_token_mask
+from probes.tasks.rules import FAMILIES, HELD_OUT_RULES, RULES, Rule, rules_for
+from probes.tasks.scorer import AnswerScore, TaskScores, score
+
+__all__ = [
+    "FAMILIES",
+    "HELD_OUT_RULES",
+    "RULES",
+    "Answer",
+    "AnswerScore",
+    "Rule",
+    "TaskRow",
+    "TaskScores",
+    "answer_token_mask",
+    "corrupted",
+    "generate",
+    "paired_rows",
+    "read_tasks",
+    "rules_for",
+    "score",
+    "split_of",
+    "write_tasks",
+]
