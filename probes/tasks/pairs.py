@@ -38,7 +38,7 @@ def corrupted(row: TaskRow, line: int = -1, tokenizer: Any = None) -> TaskRow:
     make = _odd_swaps if row.rule.form == "odd one out" else _name_swaps
     for changed in make(row.rule, row.lines[place]):
         new = TaskRow(row.task_id, (*row.lines[:place], changed, *row.lines[place + 1 :]))
-        if _word_lengths(row.plain_text, tokenizer) == _word_lengths(new.plain_text, tokenizer):
+        if _words_of_tokens(row.plain_text, tokenizer) == _words_of_tokens(new.plain_text, tokenizer):
             return new
     raise ValueError(
         f"No swap on {row.lines[place]!r} keeps the tokens of every word in place. Choose another line or another row."
@@ -81,11 +81,11 @@ def _odd_swaps(rule: Rule, line: str) -> list[str]:
     return [odd_text(rule, turned, odd, usual).format(f"[ {label} ]")]
 
 
-def _word_lengths(text: str, tokenizer: Any) -> list[int]:
-    """Tokens that end in each word; without a tokenizer 1 for each word."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
-    if tokenizer is None:
-        return [1] * len(ends)
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    starts = [0, *ends[:-1]]
-    return [sum(a < end <= b for end in (token[1] for token in offsets)) for a, b in zip(starts, ends)]
+def _words_of_tokens(text: str, tokenizer: Any) -> list[int]:
+    """For each token the word it holds characters of (-1: space only); without a tokenizer each word is a token."""
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    offsets = spans
+    if tokenizer is not None:
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # a token of only the space before a word is told apart: no answer holds it, so it moves the answer by one
+    return [next((i for i, (a, b) in enumerate(spans) if start < b and end > a), -1) for start, end in offsets]
