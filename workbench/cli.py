@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "Write a report of how the heads are composed on a prompt.",
     "generate": "Continue a prompt.",
     "evaluate": "Loss of text files under a sliding context.",
+    "train": "Train models as a YAML file describes.",
     "tasks": "Score the in-context tasks of the DCFormer paper.",
     "plan": "How much memory a run takes, and whether it fits.",
     "convert": "Write a checkpoint in another layout.",

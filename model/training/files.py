@@ -1,0 +1,96 @@
+"""Files that are whole or absent, and the text of a corpus."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+PIECE_CHARACTERS = 2**20
+"""Long texts are read and tokenised in pieces of about this size, which end at a line's end."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write beside the target, force it to disk, and only then let it take the target's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.tmp")
+    with open(aside, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def take_place(aside: Path, folder: Path) -> None:
+    """Give a finished folder its name, unless another process was faster with the same content."""
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(aside)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def corpus_files(patterns: str | list[str]) -> list[Path]:
+    """The files that names and patterns (corpus/*.txt) mean, sorted.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matched = [name for name in glob.glob(str(pattern), recursive=True) if os.path.isfile(name)]
+        if not matched:
+            raise ValueError(f"No text file matches {pattern!r}. Give the path of text or .jsonl files.")
+        found.update(matched)
+    return [Path(name) for name in sorted(found)]
+
+
+def documents(path: Path) -> Iterator[list[str]]:
+    """The documents of a file, each in pieces: a text file is one, every line of a .jsonl another.
+
+    Raises:
+        ValueError: the file cannot be read, is no UTF-8, or a line has no `text`.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            if path.suffix != ".jsonl":
+                yield list(_pieces(file))
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield [_text_of(line, path, number)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}. Convert it first.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _pieces(file: IO[str]) -> Iterator[str]:
+    while lines := file.readlines(PIECE_CHARACTERS):
+        yield "".join(lines)
+
+
+def _text_of(line: str, path: Path, number: int) -> str:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}, is not JSON ({error.msg}).") from error
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        raise ValueError(f"{path}, line {number}, has no field `text` that holds a text.")
+    return record["text"]

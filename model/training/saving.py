@@ -1,0 +1,135 @@
+"""What a run leaves on disk: the one state from which it goes on, and models kept for good."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from model.checkpoints import save_model
+from model.config import DCFormerConfig
+from model.training.config import TrainConfig
+from model.training.files import write_whole
+from model.transformer import HookedDCFormer
+
+STATE, CONFIG, KEPT, FINAL = "resume.pt", "config.json", "checkpoints", "final"
+
+# all tensors whole, on the CPU of the first process: the same file whatever number of processes wrote it
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def save_state(
+    out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler: LambdaLR, step: int, first: bool
+) -> None:
+    """Replace the run's state; the one before stays until the new one is whole. Every process must call it."""
+    state = {
+        "step": step,
+        "model": get_model_state_dict(model, options=_WHOLE),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=_WHOLE),
+        "scheduler": scheduler.state_dict(),
+        "random": _random_states(),
+    }
+    if first:
+        write_whole(out / STATE, lambda file: torch.save(state, file))
+
+
+def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler: LambdaLR) -> int:
+    """Fill everything from the run's state, if there is one; the steps that were done.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    path = out / STATE
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged: {str(error).partition(chr(10))[0]}. Restore it or start anew.") from error
+    set_model_state_dict(model, state["model"], options=_WHOLE)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)
+    scheduler.load_state_dict(state["scheduler"])
+    _set_random_states(state["random"])
+    return state["step"]
+
+
+def keep_model(target: Path, model: HookedDCFormer, cfg: DCFormerConfig, tokenizer: Any | None, first: bool) -> None:
+    """Write the weights as a model directory that load_model reads. Every process must call it."""
+    weights = get_model_state_dict(model, options=_WHOLE)
+    if first:
+        save_model(_on_cpu(weights, cfg, tokenizer), target)
+
+
+def _on_cpu(weights: dict[str, Any], cfg: DCFormerConfig, tokenizer: Any | None) -> HookedDCFormer:
+    with torch.device("meta"):
+        whole = HookedDCFormer(cfg.replace(device="cpu"), tokenizer=tokenizer, seed=None)
+    whole.load_state_dict(weights, assign=True)
+    if cfg.tie_embeddings:
+        # assigned one by one, the two would be written twice
+        whole.unembed.weight = whole.embed.W_E
+    return whole
+
+
+def kept_models(out: Path) -> dict[int, Path]:
+    """Step -> model directory, of every checkpoint that was kept."""
+    return {int(path.name.removeprefix("step-")): path for path in sorted((out / KEPT).glob("step-*"))}
+
+
+def kept_path(out: Path, step: int) -> Path:
+    return out / KEPT / f"step-{step:08d}"
+
+
+def claim_folder(out: Path, config: TrainConfig) -> None:
+    """Note in the folder which run it holds, and clear away what a killed run left half written.
+
+    Raises:
+        ValueError: the folder holds another run, or files but no run.
+    """
+    wanted, path = json.loads(json.dumps(config.decides())), out / CONFIG
+    if path.exists():
+        _refuse_other(json.loads(path.read_text(encoding="utf-8")), wanted, out)
+    elif out.is_dir() and any(not entry.name.endswith(".tmp") for entry in out.iterdir()):
+        raise ValueError(f"{out} holds files but no training run. Give a new or empty folder.")
+    else:
+        write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
+    for left in (*out.glob(".*.new"), *(out / KEPT).glob(".*.new")):
+        shutil.rmtree(left)
+
+
+def _refuse_other(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    different = [name for name in wanted if held.get(name) != wanted[name]]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{out} holds a run with {name}={held.get(name)!r}, but {name}={wanted[name]!r} is asked for. "
+            "Give another folder, or the same settings."
+        )
+
+
+def _random_states() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.device_count() == len(states["cuda"]) > 0:
+        torch.cuda.set_rng_state_all(states["cuda"])
