@@ -5,9 +5,8 @@ python -m benchmarks.attention --lengths 256 512 1024 2048 --heads 16 --d-head 6
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_einsums import einsum_attention
-from benchmarks.timing import interleaved_medians, machine, markdown_table, matrix_rate, peak_memory
+from benchmarks.timing import interleaved_medians, markdown_table, matrix_rate, peak_memory, save_figures
 from model.backends import BACKENDS, composed_attention
 from model.backends.blocks import visible_pairs
 from model.config import parse_dtype
@@ -172,10 +171,9 @@ def main(
         figures.append(Figure(LIMIT, length, *problem.limits(rate)))
     click.echo(f"H={heads}, K={d_head}, R={rank}, batch {batch}, {dtype}, {rate / 1e9:.0f} GFLOP/s matrix product")
     click.echo(table(figures))
-    if out is not None:
-        settings = {"batch": batch, "heads": heads, "d_head": d_head, "rank": rank, "window": window, "dtype": dtype}
-        record = {"machine": machine(where), "settings": settings, "matrix_flops_per_s": rate}
-        out.write_text(json.dumps(record | {"figures": [asdict(figure) for figure in figures]}, indent=1) + "\n")
+    settings = {"batch": batch, "heads": heads, "d_head": d_head, "rank": rank, "window": window, "dtype": dtype,
+                "matrix_flops_per_s": rate}  # fmt: skip
+    save_figures(out, where, settings, figures)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ python -m benchmarks.engine --layers 2 --lengths 256 1024 2048 --out engine.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_einsums import einsum_attention
-from benchmarks.timing import interleaved_medians, machine, markdown_table, matrix_rate, peak_memory, read_bandwidth
+from benchmarks.timing import (
+    interleaved_medians,
+    markdown_table,
+    matrix_rate,
+    peak_memory,
+    read_bandwidth,
+    save_figures,
+)
 from model import DCFormerConfig, Engine, HookedDCFormer
 from model import backends as attention_backends
 from model.backends.blocks import visible_pairs
@@ -180,10 +186,9 @@ def main(
         f"{preset}, {layers} layers, {windows}, batch 1, {dtype}, {rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
     )
     click.echo(table(figures))
-    if out is not None:
-        record = {"machine": machine(where), "preset": preset, "layers": layers, "all_global": all_global,
-                  "matrix_flops_per_s": rate, "bytes_per_s": bandwidth}  # fmt: skip
-        out.write_text(json.dumps(record | {"figures": [asdict(figure) for figure in figures]}, indent=1) + "\n")
+    settings = {"preset": preset, "layers": layers, "all_global": all_global, "dtype": dtype,
+                "matrix_flops_per_s": rate, "bytes_per_s": bandwidth}  # fmt: skip
+    save_figures(out, where, settings, figures)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -89,6 +92,13 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def save_figures(out: Path | None, device: torch.device, settings: Mapping[str, Any], figures: Sequence[Any]) -> None:
+    """Write figures (dataclasses) as JSON, beside the machine and settings that they belong to; nothing without out."""
+    if out is not None:
+        record = {"machine": machine(device), **settings, "figures": [asdict(figure) for figure in figures]}
+        out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -5,9 +5,7 @@ python -m benchmarks.training --layers 2 --lengths 256 --lengths 1024 --lengths 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import COMPOSED, PLAIN, Figure, measure, table
-from benchmarks.timing import machine
+from benchmarks.timing import save_figures
 from model import DCFormerConfig, HookedDCFormer
 from model.training import TrainConfig
 from model.training.distributed import Ranks
@@ -76,10 +74,8 @@ def main(
         figures += measure("training step", step_runs(built, tokens, accumulate), length, rounds, where)
     click.echo(f"{preset}, {layers} layers, {rows} rows in {accumulate} parts, dtype {dtype}")
     click.echo(table(figures))
-    if out is not None:
-        record = {"machine": machine(where), "preset": preset, "layers": layers, "rows": rows,
-                  "accumulate": accumulate, "dtype": dtype}  # fmt: skip
-        out.write_text(json.dumps(record | {"figures": [asdict(figure) for figure in figures]}, indent=1) + "\n")
+    settings = {"preset": preset, "layers": layers, "rows": rows, "accumulate": accumulate, "dtype": dtype}
+    save_figures(out, where, settings, figures)
 
 
 if __name__ == "__main__":

@@ -257,11 +257,6 @@ def static_blocks(mixing: Mixing) -> Tensor:
     )
 
 
-def mixing_from(named: Mapping[str, Tensor], n_heads: int, groups: int = 1, static: Tensor | None = None) -> Mixing:
-    """A Mixing from factors by name, as they stand in a cache or a capture."""
-    return Mixing(n_heads=n_heads, groups=groups, static=static, **{k: v for k, v in named.items() if k in FACTORS})
-
-
 def _with_group_axis(factor: Tensor, groups: int) -> Tensor:
     return factor.unsqueeze(2) if groups == 1 else factor
 

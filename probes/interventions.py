@@ -90,6 +90,8 @@ class Intervention(Change):
     mean: MeanMixing | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("layers", "sites", "branches", "sources", "targets"):
+            _is_list(name, getattr(self, name))
         _known(self.sites, SITES, "site")
         _known(self.branches, BRANCHES, "branch")
         _known([self.mode], tuple(MODES), "mode")
@@ -241,9 +243,14 @@ def _branches_of(cfg: DCFormerConfig) -> tuple[str, ...]:
     return ("base", *(f"{side}_{kind}" for side in cfg.dynamic_sides for kind in ("lowrank", "gate")))
 
 
+def _is_list(name: str, given: Any) -> None:
+    if isinstance(given, str | int):
+        raise ValueError(f"{name} must be a list: [{given!r}], not {given!r}.")
+    if given is not None and not len(given):
+        raise ValueError(f"{name} is empty, so nothing would change. Leave it out to mean all.")
+
+
 def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:
-    if isinstance(names, str):
-        raise ValueError(f"Give a list: [{names!r}], not {names!r}.")
     for name in names or ():
         if name not in known:
             raise ValueError(f"Unknown {kind} {name!r}. Choose from {', '.join(known)}.")

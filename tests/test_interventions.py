@@ -176,7 +176,9 @@ def test_gradients_pass_through(model):
     ("fields", "message"),
     [
         ({"sites": ["mid"]}, "Unknown site 'mid'. Choose from pre, post"),
-        ({"sites": "pre"}, r"Give a list: \['pre'\]"),
+        ({"sites": "pre"}, r"sites must be a list: \['pre'\], not 'pre'"),
+        ({"layers": 3}, r"layers must be a list: \[3\], not 3"),
+        ({"targets": []}, "targets is empty, so nothing would change"),
         ({"branches": ["gate"]}, "Unknown branch 'gate'. Choose from base, query_lowrank"),
         ({"mode": "off"}, "Unknown mode 'off'. Choose from zero, identity"),
         ({"mode": "scale"}, "Mode 'scale' needs amount="),

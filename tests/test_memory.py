@@ -66,7 +66,7 @@ def test_predictions_are_within_15_percent_of_the_tensors_a_run_makes(architectu
     assert predicted.total - predicted.parts["weights"] == pytest.approx(made, rel=0.15)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to measure a peak")
 def test_the_memory_of_a_process_rises_as_predicted():
     case = Case("last", 768, layers=2, vocabulary=500, threads=1)
     predicted = case.predicted()

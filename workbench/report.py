@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from model import Capture
+from model.whole_files import write_whole
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
 from workbench.viewer import fragment_html, script_html
@@ -76,12 +76,7 @@ def write_text(path: Path, text: str) -> None:
         raise FileNotFoundError(
             f"The folder {path.parent} does not exist. Create it, or choose another place to write."
         )
-    half_written = path.with_name(f".{path.name}.tmp")
-    try:
-        half_written.write_text(text, encoding="utf-8")
-        os.replace(half_written, path)
-    finally:
-        half_written.unlink(missing_ok=True)
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def _cell(run: Capture, selection: Selection, kind: str, first: bool) -> dict[str, Any]:

@@ -103,6 +103,6 @@ def _restore_buffers(model: HookedDCFormer, device_of: Callable[[str], torch.dev
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in _ZERO_BUFFERS:
-                raise NotImplementedError(f"Buffer {name!r} of {type(module).__name__} is not known to the loader.")
+                raise RuntimeError(f"Buffer {name!r} of {type(module).__name__} is not known to the loader.")
             device = device_of(f"{path}.{name}")
             setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype, device=device))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from model.checkpoints.load import is_model_directory
 from model.checkpoints.registry import writable_layout
 from model.checkpoints.tokenizer_files import TOKENIZER_FILES
 from model.transformer import HookedDCFormer
+from model.whole_files import sync
 
 # a shard is gathered on the CPU before it is written: this bounds what saving a GPU model takes there
 MAX_SHARD_BYTES = 4 * 1024**3
@@ -114,15 +114,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 
 def _sync(directory: Path) -> None:
     for path in (*directory.iterdir(), directory):
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def _take_place(new: Path, target: Path) -> None:
@@ -137,6 +129,6 @@ def _take_place(new: Path, target: Path) -> None:
         if old is not None:
             old.rename(target)
         raise
-    _sync_one(target.parent)
+    sync(target.parent)
     if old is not None:
         shutil.rmtree(old)

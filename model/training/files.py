@@ -1,34 +1,17 @@
-"""Files that are whole or absent, and the text of a corpus."""
+"""The files of a corpus and their text, and folders that are made once."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 PIECE_CHARACTERS = 2**20
 """Long texts are read and tokenised in pieces of about this size, which end at a line's end."""
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside the target, force it to disk, and only then let it take the target's name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.tmp")
-    with open(aside, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def take_place(aside: Path, folder: Path) -> None:
@@ -39,11 +22,6 @@ def take_place(aside: Path, folder: Path) -> None:
         if not folder.is_dir():
             raise
         shutil.rmtree(aside)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def corpus_files(patterns: str | list[str]) -> list[Path]:

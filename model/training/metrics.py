@@ -10,7 +10,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.training.files import write_whole
+from model.whole_files import write_whole
 
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
 

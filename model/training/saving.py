@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from model.checkpoints import save_model
 from model.config import DCFormerConfig
 from model.training.config import TrainConfig
-from model.training.files import write_whole
 from model.transformer import HookedDCFormer
+from model.whole_files import write_whole
 
 STATE, CONFIG, KEPT, FINAL = "resume.pt", "config.json", "checkpoints", "final"
 

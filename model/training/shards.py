@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.files import documents, sha256, take_place, write_whole
+from model.training.files import documents, take_place
 from model.training.tokenizers import fingerprint
+from model.whole_files import sha256, write_whole
 
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 2**26

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from model.checkpoints.tokenizer_files import load_tokenizer
 from model.training.fields import named_function, refuse_unknown, typed
-from model.training.files import corpus_files, documents, sha256, take_place
+from model.training.files import corpus_files, documents, take_place
+from model.whole_files import sha256
 
 END = "<|endoftext|>"
 

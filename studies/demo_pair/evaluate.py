@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import HookedDCFormer, load_model
-from model.mixing import distance_from_identity, mixing_from
+from model.mixing import Mixing, distance_from_identity
 from studies.demo_pair.data import DATA_KINDS, RULES, Row, facts_of_rule, short_repeats, training_rows
 from studies.demo_pair.export import NAMES, from_checkpoint
 from studies.demo_pair.train import SEED
@@ -91,7 +91,7 @@ def mixing_distances(model: HookedDCFormer, tokens: Tensor) -> dict[str, list[fl
         for layer in range(model.cfg.n_layers):
             prefix = f"blocks.{layer}.attn.{site}.hook_"
             named = {name.removeprefix(prefix): cache[name] for name in cache if name.startswith(prefix)}
-            mixing = mixing_from(named, model.cfg.n_heads)
+            mixing = Mixing(n_heads=model.cfg.n_heads).with_factors(named)
             distances.append(distance_from_identity(mixing, model.cfg.keys_visible_in(layer)).mean().item())
     return out
 
