@@ -17,6 +17,7 @@ from probes.tasks import (
     corrupted,
     generate,
     paired_rows,
+    questions_about,
     read_tasks,
     rules_for,
     score,
@@ -207,3 +208,39 @@ def test_the_command_scores_and_writes(tmp_path):
     refused = CliRunner().invoke(main, ["tasks", "--out", "scores.txt"])
     assert refused.exit_code != 0
     assert "End the name in .json or .csv" in refused.output
+
+
+@pytest.mark.parametrize("task_id", [0, 4, 9, 17, 20, 33, 38, 41, 46, 51, 54])
+def test_every_question_about_stated_facts_has_the_answer_an_independent_reader_finds(task_id):
+    for row in generate([task_id], 3, seed=8, lines=2, demonstrations=0):
+        for line in row.lines:
+            stated = [(fact.subject, fact.object) for fact in facts(row.rule, plain(line))]
+            asked = questions_about(row.rule, stated)
+            opening = line[: line.index(">.") + 3]
+            for question in asked:
+                assert solve(opening + question.text.format("")) == question.answer
+                assert (question.rule.topic, question.rule.wording) == (row.rule.topic, row.rule.wording)
+            # what the line itself asks is among them
+            assert line[len(opening) :] in [question.text.format(f"[ {question.answer} ]") for question in asked]
+
+
+def test_what_has_two_answers_is_not_asked():
+    stated = [("Rose", "rifle"), ("Rose", "bee"), ("Charles", "football")]
+    texts = {question.text for question in questions_about(RULES[0], stated)}
+    assert "Charles has a kind of {}" in texts
+    assert "Rose does not have a kind of {}" in texts
+    assert not {"Rose has a kind of {}", "Charles does not have a kind of {}"} & texts
+
+
+def test_lines_and_demonstrations_may_be_more_or_fewer():
+    (usual,) = generate([5], 1, seed=1)
+    (short,) = generate([5], 1, seed=1, lines=3, demonstrations=0)
+    assert [plain(line) for line in short.lines] == [plain(line) for line in usual.lines[:3]]
+    assert len(short.answers) == 3
+    with pytest.raises(ValueError, match="demonstrations=2 of lines=2"):
+        generate([5], 1, lines=2)
+
+
+def test_an_odd_one_out_rule_states_nothing_to_ask_about():
+    with pytest.raises(ValueError, match="Task 60 lists words"):
+        questions_about(RULES[60], [("Rose", "Paris")])

@@ -2,6 +2,7 @@
 
 from probes.tasks.generator import generate, split_of
 from probes.tasks.pairs import corrupted, paired_rows
+from probes.tasks.questions import Question, questions_about
 from probes.tasks.reader import read_tasks, write_tasks
 from probes.tasks.rows import Answer, TaskRow, answer_token_mask
 from probes.tasks.rules import FAMILIES, HELD_OUT_RULES, RULES, Rule, rules_for
@@ -13,6 +14,7 @@ __all__ = [
     "RULES",
     "Answer",
     "AnswerScore",
+    "Question",
     "Rule",
     "TaskRow",
     "TaskScores",
@@ -20,6 +22,7 @@ __all__ = [
     "corrupted",
     "generate",
     "paired_rows",
+    "questions_about",
     "read_tasks",
     "rules_for",
     "score",

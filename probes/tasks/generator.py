@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 from probes.tasks import lexicon, words
 from probes.tasks.rows import TaskRow
 from probes.tasks.rules import RULES, Rule, check_split, rule_of
+from probes.tasks.wording import LISTS, odd_text, question, statements
 
 LINES, DEMONSTRATIONS = 8, 2
 HELD_OUT_SHARE = 0.25
 """Share of the (person, word) and (word, word) pairs that only held-out rows use."""
 
 Pair = tuple[str, str]
-_LISTS = {"thing": words.KINDS, "tool": words.USES, "city": words.CITIES}
-_MARKED = {
-    lexicon.bare(thing): thing for topic in ("thing", "tool") for group in _LISTS[topic].values() for thing in group
-}
 
 
 def generate(
-    rule_ids: Iterable[int] | None = None, rows_per_rule: int = 4, seed: int = 0, split: str = "train", first: int = 0
+    rule_ids: Iterable[int] | None = None,
+    rows_per_rule: int = 4,
+    seed: int = 0,
+    split: str = "train",
+    first: int = 0,
+    lines: int = LINES,
+    demonstrations: int = DEMONSTRATIONS,
 ) -> list[TaskRow]:
     """Rows of the given rules (None: all 74), rows_per_rule of each, in the order given.
 
     Args:
         split: "train" or "held_out": no pair of words on a line of one stands on a line of the other.
         first: index of the first row: first=4 continues where rows_per_rule=4 ended.
+        lines: of a row; the published rows have eight.
+        demonstrations: how many of them, the first ones, have no brackets around their answers.
     Raises:
-        ValueError: an unknown rule or split, or fewer than one row.
+        ValueError: an unknown rule or split, fewer than one row, or no line whose answer is asked for.
     """
     check_split(split)
     if rows_per_rule < 1:
         raise ValueError(f"rows_per_rule is {rows_per_rule}; at least 1 is needed.")
+    if not 0 <= demonstrations < lines:
+        raise ValueError(f"demonstrations={demonstrations} of lines={lines}: at least one line must not be one.")
     rules = [rule_of(task_id) for task_id in (sorted(RULES) if rule_ids is None else rule_ids)]
-    return [_row(rule, seed, split, index) for rule in rules for index in range(first, first + rows_per_rule)]
+    indices = range(first, first + rows_per_rule)
+    return [_row(rule, seed, split, index, lines, demonstrations) for rule in rules for index in indices]
 
 
 def split_of(first: str, second: str) -> str:
@@ -46,14 +54,14 @@ def split_of(first: str, second: str) -> str:
     return "held_out" if int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32 else "train"
 
 
-def _row(rule: Rule, seed: int, split: str, index: int) -> TaskRow:
+def _row(rule: Rule, seed: int, split: str, index: int, count: int, demonstrations: int) -> TaskRow:
     # both wordings of a rule share their content: the odd id is left out of the key
     rng = random.Random(f"{seed}/{split}/{rule.task_id // 2}/{index}")  # a text seed is hashed by sha512, not by hash()
     verbs = rng.choice(rule.verbs) if rule.verbs else ("", "")
     make = _odd_line if rule.form == "odd one out" else _person_line
-    lines = [make(rule, rng, split, verbs) for _ in range(LINES)]
-    shown = [line.format(answer) for line, answer in lines[:DEMONSTRATIONS]]
-    asked = [line.format(f"[ {answer} ]") for line, answer in lines[DEMONSTRATIONS:]]
+    lines = [make(rule, rng, split, verbs) for _ in range(count)]
+    shown = [line.format(answer) for line, answer in lines[:demonstrations]]
+    asked = [line.format(f"[ {answer} ]") for line, answer in lines[demonstrations:]]
     return TaskRow(rule.task_id, tuple(shown + asked))
 
 
@@ -67,16 +75,9 @@ def _person_line(rule: Rule, rng: random.Random, split: str, verbs: Pair) -> tup
         stated = _stated(rule, rng, split)
     (person, word), *others = stated  # the first is the one whose name or word is the answer
     listed = rng.sample(stated, 3)
-    negated = "lacks" in rule.form
-    verb, link = verbs[0 if negated else 1], _link(rule, word)
-    asked = others[0]
-    if rule.asks_who:
-        label = rule.labelling.of(asked[1] if negated else word)
-        question, answer = f"Who {verb} {link}{label}? {{}}", person
-    else:
-        subject = asked[0] if negated else person
-        question, answer = f"{subject} {verb} {link}{{}}", str(rule.labelling.of(word))
-    return f"< {' '.join(_sentence(rule, *pair) for pair in listed)} >. {question}", answer
+    asked = others[0] if "lacks" in rule.form else stated[0]
+    answer = person if rule.asks_who else str(rule.labelling.of(word))
+    return f"{statements(rule, listed)} {question(rule, verbs, *asked)}", answer
 
 
 def _stated(rule: Rule, rng: random.Random, split: str) -> list[Pair] | None:
@@ -121,31 +122,7 @@ def _groups(topic: str) -> dict[str, list[str]]:
     if topic == "adjective":
         themes = enumerate(words.ANTONYM_THEMES)
         return {str(i): list(dict.fromkeys(word for pair in theme for word in pair)) for i, theme in themes}
-    return {label: [lexicon.bare(word) for word in group] for label, group in _LISTS[topic].items()}
-
-
-# -- how a line is said ------------------------------------------------------------------------------------
-
-
-def _sentence(rule: Rule, person: str, word: str) -> str:
-    if rule.topic == "city":
-        return f"{word} attracts {person}." if rule.inverted else f"{person} likes {word}."
-    if rule.topic == "adjective":
-        return f"{word.capitalize()} {person}." if rule.inverted else f"{person} is {word}."
-    if rule.topic == "time":
-        when = f"{words.PREPOSITIONS[lexicon.UNIT_OF[word]]} {word}"
-        return f"{when[0].upper()}{when[1:]} arrived {person}." if rule.inverted else f"{person} arrived {when}."
-    if rule.inverted:
-        return f"The {word} {'are' if word in lexicon.ARE else 'is'} {person}'s."
-    return f"{person} has {_named(rule, word)}."
-
-
-def _named(rule: Rule, word: str) -> str:
-    return lexicon.with_article(_MARKED[word]) if rule.topic in ("thing", "tool") else word
-
-
-def _link(rule: Rule, word: str) -> str:
-    return rule.labelling.link.format(unit=lexicon.UNIT_OF.get(word, ""))
+    return {label: [lexicon.bare(word) for word in group] for label, group in LISTS[topic].items()}
 
 
 def _odd_line(rule: Rule, rng: random.Random, split: str, _: Pair) -> tuple[str, str]:
@@ -155,11 +132,3 @@ def _odd_line(rule: Rule, rng: random.Random, split: str, _: Pair) -> tuple[str,
     place = rng.randrange(3)
     listed = [odd if i == place else usual for i in range(3)]
     return odd_text(rule, listed, usual, odd), str(rule.labelling.of(odd))
-
-
-def odd_text(rule: Rule, listed: Sequence[str], usual: str, odd: str) -> str:
-    """The line of an odd-one-out rule, with {} for its answer."""
-    question = "Which is different?" if rule.inverted else f"Which is not {usual}?"
-    link = _link(rule, odd) or ("The " if rule.topic in ("thing", "tool") else "")
-    named = ", ".join(_named(rule, word) for word in listed)
-    return f"There are {named}. {question} {link[:1].upper()}{link[1:]}{{}}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from probes.tasks.generator import generate, odd_text
+from probes.tasks.generator import generate
 from probes.tasks.rows import BRACKETED, TaskRow, candidates, facts, items, plain
 from probes.tasks.rules import Rule, rule_of
+from probes.tasks.wording import odd_text
 
 
 def paired_rows(task_id: int, rows: int = 1, seed: int = 0, split: str = "train") -> list[tuple[TaskRow, TaskRow]]:
