@@ -34,6 +34,7 @@ class TrainConfig:
             ("llama", "neox", "original") among them. d_vocab may be left to the tokenizer, n_ctx to `length`.
         compose: overrides the model's composition: false trains the plain model of the same sizes.
         seed: of the initial weights, the data, and the random numbers that an evaluator may draw.
+        start: "module:function", called with the model and the seed; it changes the initial weights in place.
 
     Data (see model/training/data.py):
         data: the source of training rows: {text: files}, {generator: module:function} or {mixture: [...]}.
@@ -84,6 +85,7 @@ class TrainConfig:
     tokens_per_step: int | None = None
     compose: bool | None = None
     seed: int = 0
+    start: str | None = None
     tokenizer: str | dict | None = None
     cache: str = "runs/cache"
     learning_rate: float | None = None

@@ -21,6 +21,7 @@ from model.training.config import TrainConfig, model_config
 from model.training.data import Given, TokenSource, batch, open_source
 from model.training.distributed import Ranks, joined
 from model.training.evaluation import Evaluation
+from model.training.fields import named_function
 from model.training.metrics import Metrics
 from model.training.recipe import log_spaced_steps
 from model.training.saving import FINAL, STATE, claim_folder, keep_model, kept_path, load_state, save_state
@@ -72,6 +73,8 @@ class Loop:
         self.tokenizer, self.source, self.evaluation = self._in_turn(ranks)
         self.cfg = self._model_config()
         model = HookedDCFormer(self.cfg, tokenizer=self.tokenizer, seed=config.seed)
+        if config.start is not None:
+            named_function(config.start, "start")(model, config.seed)
         self.trainer: Trainer = make_trainer(model, config, ranks)
         self.kept = set(log_spaced_steps(config.kept_checkpoints, config.steps))
 
