@@ -162,6 +162,16 @@ def test_the_pair_differs_in_composition_alone(tmp_path):
     assert (one.seed, one.out, one.steps) == (7, str(tmp_path / "here"), 2)
 
 
+def test_a_start_changes_the_weights_that_training_begins_with(tmp_path):
+    settings = config(
+        tmp_path / "out", start="tests.training_runs:norms_of_the_seed", seed=5, steps=1, learning_rate=1e-9
+    )
+    trained = load_model(train(settings).model)
+    torch.testing.assert_close(trained.ln_final.w, torch.full((20,), 5.0))
+    with pytest.raises(ValueError, match="start"):
+        train(dataclasses.replace(settings, start=None))
+
+
 def test_the_command_trains(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(training_runs.fields(tmp_path / "runs")))
@@ -225,6 +235,7 @@ def test_divergence_names_step_run_and_the_kept_state(tmp_path):
         ({"model": TINY | {"dtype": "float64"}}, "model.dtype has no effect"),
         ({"model": TINY | {"compose": False, "static_mixing": False}, "compose": True}, "contradicts model.compose"),
         ({"model": "dcformer-9b"}, "Unknown preset 'dcformer-9b'"),
+        ({"start": "tests.training_runs:none"}, "start"),
         ({"evaluator": "tests.training_runs"}, "does not name a function"),
         ({"evaluator": "tests.training_runs:none"}, "cannot be imported"),
     ],

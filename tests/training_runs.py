@@ -36,6 +36,11 @@ def nan_weights_from_step_7(model: Any) -> dict[str, float]:
     return {}
 
 
+def norms_of_the_seed(model: Any, seed: int) -> None:
+    """A start: the last norm's weight becomes the seed."""
+    model.ln_final.w.data.fill_(float(seed))
+
+
 def ask_to_stop(model: Any) -> dict[str, float]:
     """An evaluator that does what Ctrl-C or a cluster does."""
     os.kill(os.getpid(), signal.SIGTERM)

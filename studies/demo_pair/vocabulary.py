@@ -26,12 +26,12 @@ def task_tokenizer() -> PreTrainedTokenizerFast:
         [text], trainers.BpeTrainer(vocab_size=MERGED_SIZE, initial_alphabet=alphabet, show_progress=False)
     )
     merges = learner.get_vocab(with_added_tokens=False)
-    whole = {piece for word in [text, *_listed_words()] for piece, _ in split.pre_tokenize_str(word)}
+    whole = {piece for word in [text, *listed_words()] for piece, _ in split.pre_tokenize_str(word)}
     vocabulary = [*sorted(merges, key=merges.__getitem__), *sorted(whole - set(merges))]
     return _assemble(learner, vocabulary, split)
 
 
-def _listed_words() -> set[str]:
+def listed_words() -> set[str]:
     """Every word of the lists, with a space before it, and capitalised without one as it starts a sentence."""
     lists = [words.NAMES, *words.TIMES.values(), *words.ANTONYM_THEMES]
     for labelled in (words.KINDS, words.USES, words.CITIES):
