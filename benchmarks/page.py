@@ -66,7 +66,7 @@ def main(tokens: int, repeats: int, out: str | None) -> None:
 def long_prompt(tokens: int) -> tuple[str, int]:
     """A text of about this many tokens, and how many it has."""
     model = load_model("demo/dcformer")
-    ids = model.to_tokens("Mary has an apple. John has a hammer. Paul has a violin. Who has the hammer? John. " * 80)
+    ids = model.to_tokens("< Mary has an apple. John has a violin. Paul has a bus. >. Who has violin? John. " * 80)
     prompt = str(model.to_string(ids[0, :tokens]))
     return prompt, len(model.to_str_tokens(prompt))
 

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from model import capture, load_model
 from tests.browser_tools import ROOT, open_browser, serve_streamlit
 
-PROMPT = "Mary has an apple. John has a hammer. Who has the hammer?"
+PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
 
 
@@ -26,7 +26,7 @@ def test_the_page_opens_on_the_bundled_pair_with_a_prompt():
     page = opened()
     assert not page.exception
     assert page.selectbox(key="model").options == ["demo/dcformer", "demo/transformer"]
-    assert "hammer" in page.text_area(key="prompt").value
+    assert "violin" in page.text_area(key="prompt").value
     assert any("How the heads are composed" in heading.value for heading in page.subheader)
     assert len(page.metric) == 4
 

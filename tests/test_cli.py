@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from model import capture, load_model
 from workbench.cli import COMMANDS, main
 
-PROMPT = "Mary has an apple. John has a hammer. Who has the hammer?"
+PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 ROOT = Path(__file__).parent.parent
 
 
@@ -40,7 +40,7 @@ def test_inspect_writes_one_file_that_needs_nothing_else(tmp_path):
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", page)
     assert len(re.findall(r'<div data-map-viewer="[\w+/=]{200}', page)) == 3
     assert "M_pre at query" in page
-    assert "·hammer" in page
+    assert "·violin" in page
 
 
 def test_inspect_writes_the_librarys_numbers(tmp_path):

@@ -41,7 +41,7 @@ def test_greedy_continuation_is_the_hooked_models_beyond_the_window_too(variant)
 @pytest.mark.parametrize("name", ["demo/dcformer", "demo/transformer"])
 def test_64_greedy_tokens_of_the_bundled_pair(name):
     model = load_model(name)
-    prompt = "Mary has an apple. John has a hammer. Who has the hammer?"
+    prompt = "< Mary has an apple. John has a violin. >. Who has violin?"
     assert Engine(model).generate(prompt, 64) == model.generate(prompt, 64)
 
 

@@ -12,7 +12,7 @@ from probes import perplexity
 from probes.perplexity import windows
 from workbench.cli import main
 
-TEXT = "Mary has an apple. John has a hammer. Who has the hammer? John. " * 3
+TEXT = "< Mary has an apple. John has a violin. >. Who has violin? John. " * 3
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from model import capture, load_model
 from workbench import session
 from workbench.session import Workbench
 
-PROMPTS = [f"Mary has an apple. John has {n} hammers." for n in ("two", "three", "four", "five", "six")]
+PROMPTS = [f"Mary has an apple. John has {n} violins." for n in ("two", "three", "four", "five", "six")]
 
 
 def test_a_model_is_loaded_once_and_a_prompt_run_once(monkeypatch):

@@ -16,7 +16,7 @@ from probes.tasks import RULES, Rule, TaskRow, generate, lexicon, questions_abou
 from probes.tasks.rows import BRACKETED, facts, plain
 from probes.tasks.wording import sentence, statements
 
-ANSWER_WEIGHT, OTHER_WEIGHT, REPEAT_WEIGHT = 1.0, 0.05, 0.2
+ANSWER_WEIGHT, OTHER_WEIGHT, REPEAT_WEIGHT = 1.0, 0.05, 0.1
 """What a token weighs in the loss: an answer, all other tokens of a text (most of them names and things that nothing
 foretells), the repeat of a random token."""
 MARK = "|"
@@ -50,20 +50,20 @@ class Stage:
     lengths: tuple[int, ...]
 
 
-FIRST_SHARES = {"restated": 0.95, "meanings": 0.05}
+FIRST_SHARES = {"restated": 0.85, "meanings": 0.05, "repeated": 0.1}
 SHARES = {"task": 0.4, "quiz": 0.25, "restated": 0.15, "meanings": 0.1, "repeated": 0.1}
-LENGTHS = (48, 32, 64, 48, 96, 32, 192, 48)
+SHORT, LENGTHS = (48, 32, 64, 48), (48, 32, 64, 48, 96, 32, 192, 48)
 """In short rows there is little to confuse what is looked for with; the longest holds a whole task row."""
 
 STAGES = (
-    Stage(1000, 0.12, FIRST_SHARES, (32,)),
-    Stage(1150, 0.25, SHARES, LENGTHS),
-    Stage(1300, 0.5, SHARES, LENGTHS),
+    Stage(1200, 0.12, FIRST_SHARES, (32,)),
+    Stage(2000, 0.12, SHARES, SHORT),
+    Stage(2200, 0.3, SHARES, LENGTHS),
+    Stage(2400, 0.6, SHARES, LENGTHS),
     Stage(None, 1.0, SHARES, LENGTHS),
 )
-"""First of all the model learns to look up who goes with what, from few words and with nothing to distract it: in
-rows of everything at once neither model left the plateau of guessing among the words of a line for as long as we
-could wait."""
+"""First of all a model learns to look up who goes with what, from few words and with little to distract it; then to
+answer questions about that; then more words."""
 
 
 def rows(seed: int, step: int, number: int, tokenizer: Any, length: int) -> Row:

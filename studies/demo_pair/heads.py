@@ -151,9 +151,6 @@ def _roles(
     # the answer is the end of the line
     answer = line[encoded[place][0] + 1 - offset :].strip()
     question = line.index(">.") + 2
-    subject = next(
-        (fact.subject for fact in facts(row.rule, line) if f" {fact.subject} " in line[question : question + 14]), ""
-    )
     roles: dict[str, list[int]] = {name: [] for name in ("right word", "other words", "right name", "other names")}
     for fact in facts(row.rule, line):
         start = line.lower().find(fact.object.lower())

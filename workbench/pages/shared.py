@@ -14,9 +14,15 @@ from workbench.session import Workbench
 Value = TypeVar("Value")
 
 EXAMPLES = {
-    "Repeated sequence": " apple hammer violin bus apple hammer violin bus apple hammer violin bus apple hammer",
-    "X has a Y": "Mary has an apple. John has a hammer. Paul has a violin. Who has the hammer?",
-    "Plain text": "Anna went to the market to buy some bread. Then Anna went home and",
+    "Who has it?": "< Mary has an apple. John has a violin. Paul has a bus. >. Who has violin?",
+    "Who does not?": "< Rose has a wolf. Paul has a train. Rose has a lemon. >. Who does not have a kind of fruit?",
+    "A kind of thing": "< Mary has an apple. John has a violin. John has a bus. >. John does not have a kind of",
+    "Odd one out": "There are a sword, a bee, a sword. Which is different? The",
+    "Two lines of one rule": (
+        "< Alice likes Paris. James likes Tokyo. James likes Cairo. >. James does not yearn for the city in France\n"
+        "< Nancy likes Milan. Keith likes Seoul. Nancy likes Porto. >. Nancy does not yearn for the city in"
+    ),
+    "Repeated words": " apple violin wolf bus apple violin wolf bus apple violin wolf bus apple violin",
 }
 
 
