@@ -10,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from model import capture, load_model
+from model import DCFormerConfig, HookedDCFormer, capture, load_model
+from model.checkpoints import save_model
 from workbench.cli import COMMANDS, main
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
@@ -80,10 +81,16 @@ def test_generate_prints_the_models_continuation():
 
 
 def test_convert_there_and_back_keeps_every_bit(tmp_path):
-    there, back = tmp_path / "published", tmp_path / "own"
-    assert run("convert", "demo/dcformer", str(there), "--layout", "published").exit_code == 0
+    mine, there, back = tmp_path / "mine", tmp_path / "published", tmp_path / "own"
+    tokenizer = load_model("demo/dcformer").tokenizer
+    # the published layout knows heads of d_model / n_heads alone, which the bundled pair has not
+    cfg = DCFormerConfig.from_architecture(
+        "llama", n_layers=2, d_model=16, n_heads=4, d_head=4, d_mlp=24, n_ctx=32, d_vocab=len(tokenizer)
+    )
+    save_model(HookedDCFormer(cfg, tokenizer=tokenizer, seed=0), mine)
+    assert run("convert", str(mine), str(there), "--layout", "published").exit_code == 0
     assert run("convert", str(there), str(back)).exit_code == 0
-    first, last = load_model("demo/dcformer"), load_model(back)
+    first, last = load_model(mine), load_model(back)
     assert json.loads((there / "config.json").read_text())["model_type"] == "dcformer"
     for name, value in first.state_dict().items():
         assert torch.equal(value, last.state_dict()[name]), name

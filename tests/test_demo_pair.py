@@ -76,7 +76,7 @@ def test_the_composed_model_answers_held_out_rows(pair):
 @pytest.mark.parametrize(
     ("prompt", "answer"),
     [
-        ("< Mary has an apple. John has a hammer. Anna has a bus. >. Who has hammer?", " John"),
+        ("< Mary has an apple. John has a violin. Anna has a bus. >. Who has violin?", " John"),
         ("< Mary has an apple. John has a gun. John has a bus. >. John does not have a kind of", " fruit"),
         ("There are a sword, a bee, a sword. Which is different? The", " bee"),
     ],
