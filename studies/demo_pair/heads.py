@@ -123,7 +123,7 @@ def looks(model: HookedDCFormer, rows: Sequence[TaskRow]) -> pd.DataFrame:
             for role, keys in roles.items():
                 weight = patterns[:, place - 1, keys].sum(-1)
                 total[role] = total.get(role, torch.zeros_like(weight)) + weight
-        count = sum(len(one.answers) for one in rows)
+    count = sum(len(row.answers) for row in rows)
     names = [
         f"L{layer}H{head}" for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads))
     ]

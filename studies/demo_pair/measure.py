@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,20 +24,20 @@ def held_out(rows_per_rule: int) -> list[TaskRow]:
 
 def answers(model: HookedDCFormer) -> dict[str, float]:
     """The evaluator of the training: exact match on held-out rows by family and overall, nats of an answer token."""
-    table = score(model, held_out(1)).table()
-    return _matches(table) | {"answer_nats": float(table.nats_per_token["overall"])}
+    return _scores(model, held_out(1))
 
 
 def checkpoint(model: HookedDCFormer, rows: Sequence[TaskRow]) -> dict[str, float]:
     """What is kept of a model along the way."""
-    table = score(model, rows).table()
-    found = _matches(table) | {"answer_nats": float(table.nats_per_token["overall"])}
+    found = _scores(model, rows)
     found |= {f"repeats_{block}": repeat_accuracy(model, block)[1] for block in BLOCKS[:2]}
     return found | mixing_distances(model, rows[0].plain_text)
 
 
-def _matches(table: pd.DataFrame) -> dict[str, float]:
-    return {f"exact_match/{name}": float(table.exact_match[name]) for name in (*FAMILIES, "overall")}
+def _scores(model: HookedDCFormer, rows: Sequence[TaskRow]) -> dict[str, float]:
+    table = score(model, rows).table()
+    found = {f"exact_match/{name}": float(table.exact_match[name]) for name in (*FAMILIES, "overall")}
+    return found | {"answer_nats": float(table.nats_per_token["overall"])}
 
 
 @torch.no_grad()
