@@ -154,12 +154,11 @@ class ComposedAttention(nn.Module):
             cache: keys of earlier steps, to which the new ones are added.
         """
         q, k, v = self.project(x_BTD, rotary)
-        found = self.taps(LayerActivations(self.layer, q, k, v, self.mixing(x_BTD)))
-        seen = self.seen(found, key_mask_BS, cache)
+        seen, q = self.tapped((q, k, v), self.mixing(x_BTD), key_mask_BS, cache)
         if self.maps_are_watched():
-            z = self.attend_with_maps(found.q, seen)
+            z = self.attend_with_maps(q, seen)
         else:
-            z = composed_attention(found.q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys,
+            z = composed_attention(q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys,
                                    query_start=seen.query_start, key_mask_BS=seen.key_mask)  # fmt: skip
         return self.output(self.hook_z(z))
 
@@ -174,12 +173,20 @@ class ComposedAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return self.hook_rot_q(q), self.hook_rot_k(k), v
 
-    def seen(self, found: LayerActivations, key_mask_BS: Tensor | None, cache: KeyCache | None) -> Seen:
-        """The keys that the new queries attend over: the new ones or, with a cache, earlier ones too."""
+    def tapped(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        mixing: dict[str, Mixing],
+        key_mask_BS: Tensor | None,
+        cache: KeyCache | None,
+    ) -> tuple[Seen, Tensor]:
+        """What the taps leave: the keys to attend over (with a cache earlier ones too), and the queries."""
+        past = 0 if cache is None else cache.length
+        found = self.taps(LayerActivations(self.layer, *qkv, mixing, key_mask_BS, past, whole=cache is None))
         if cache is None:
-            mixing = found.mixing
-            return Seen(found.k, found.v, mixing["pre"], mixing["post"], 0, self.visible_keys, key_mask_BS)
-        return cache.extend(found.k, found.v, found.mixing, key_mask_BS)
+            pre, post = found.mixing["pre"], found.mixing["post"]
+            return Seen(found.k, found.v, pre, post, 0, self.visible_keys, key_mask_BS), found.q
+        return cache.extend(found.k, found.v, found.mixing, key_mask_BS), found.q
 
     def mixing(self, x_BTD: Tensor, watched: bool = True) -> dict[str, Mixing]:
         """The factors of both sites, through their hook points if watched; a site without mixing gets the identity."""

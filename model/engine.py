@@ -19,7 +19,7 @@ from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.generation import generate, stream
 from model.key_cache import KeyCache, Seen
-from model.taps import LayerActivations, Tap
+from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
 
 
@@ -132,7 +132,7 @@ class Engine:
 
     def _block(self, layer: int, resid: Tensor, at: Position) -> Tensor:
         block = self.model.blocks[layer]
-        q, seen = self._attention_inputs(layer, norm(block.ln1, resid), at)
+        seen, q = self._attention_inputs(layer, norm(block.ln1, resid), at)
         z = composed_attention(
             q, seen.k, seen.v, seen.pre, seen.post, visible_keys=seen.visible_keys, query_start=seen.query_start,
             key_mask_BS=seen.key_mask, backend=self.backend,
@@ -140,7 +140,7 @@ class Engine:
         middle = resid + F.linear(z.flatten(2), block.attn.wo.weight, block.attn.wo.bias)
         return middle + plain_mlp(block.mlp, norm(block.ln2, resid if self.cfg.parallel_attn_mlp else middle))
 
-    def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Tensor, Seen]:
+    def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Seen, Tensor]:
         attn = self.model.blocks[layer].attn
         qkv = F.linear(x, attn.wqkv.weight, attn.wqkv.bias).unflatten(-1, (3, self.cfg.n_heads, self.cfg.d_head))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -148,8 +148,8 @@ class Engine:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        found = self.model.taps(LayerActivations(layer, q, k, v, attn.mixing(x, watched=False)))
-        return found.q, attn.seen(found, at.mask, None if at.caches is None else at.caches[layer])
+        cache = None if at.caches is None else at.caches[layer]
+        return attn.tapped((q, k, v), attn.mixing(x, watched=False), at.mask, cache)
 
     def _refuse_hooks(self) -> None:
         hooked = [name for name, hook in self.model.hook_dict.items() if hook.has_hooks()]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from model.mixing import Mixing
@@ -20,6 +21,8 @@ class LayerActivations:
     """What a tap sees of one layer in one step, before attention; replacing any of them changes the run.
 
     q, k: as they enter the dot product, [batch, pos, head, d_head]. v: values. mixing: by site, for the new tokens.
+    key_mask: bool [batch, earlier and new tokens], False on padding; None = no padding. past: tokens of earlier steps.
+    whole: are these all the tokens there will be? False in cached decoding, its first step included.
     """
 
     layer: int
@@ -27,6 +30,17 @@ class LayerActivations:
     k: Tensor
     v: Tensor
     mixing: dict[str, Mixing]
+    key_mask: Tensor | None = None
+    past: int = 0
+    whole: bool = True
+
+    def positions(self) -> Tensor:
+        """Of each new token in its own prompt, counted from 0, [batch or 1, pos]; -1 on padding."""
+        new = self.q.shape[1]
+        if self.key_mask is None:
+            return torch.arange(self.past, self.past + new, device=self.q.device)[None]
+        counted = self.key_mask.long().cumsum(1) - 1
+        return counted.masked_fill(~self.key_mask, -1)[:, self.past :]
 
 
 Tap = Callable[[LayerActivations], None]

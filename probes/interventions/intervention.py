@@ -1,0 +1,309 @@
+"""Intervention: which layers, sites, branches, heads and tokens of head mixing, and what becomes of them.
+
+Interventions touch the factors alone, so they work at any length, in the hooked model and in the engine, and under
+gradients; no map is built. Mixing is M(i, j) = base + Q(i) + K(j), see model/mixing.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import Engine, HookedDCFormer
+from model.config import SITES, DCFormerConfig
+from model.mixing import BRANCHES, Mixing, base_matrix
+from model.site_mixing import one_index
+from model.taps import LayerActivations, Tap
+from probes.interventions.change import Change
+from probes.interventions.controls import shuffled, shuffled_order, turned
+from probes.interventions.donors import Donor, check_lengths, donor
+from probes.interventions.edits import Where, added, constant_channels, factors, replaced, scaled, with_constant
+from probes.mean_mixing import MeanMixing
+
+MODES = {
+    "zero": "the branches contribute nothing",
+    "identity": "M is the identity: no mixing at all; in every layer, this is the uncomposed twin",
+    "mean": "the branches are frozen to their mean over a corpus, the same at every token",
+    "scale": "the branches are multiplied by amount",
+    "set": "the branches together become value, the same at every pair",
+    "shuffle": "each token gets the branches of another token of its prompt",
+    "random": "the branches' heads are turned at random: norm, rank and change from token to token stay",
+    "patch": "the branches, or the queries, keys and values, are those of another prompt",
+}
+"""What can be done, in words."""
+FOR_PATCHES = ("mixing", "q", "k", "v")
+NEEDS = {"scale": "amount", "set": "value", "mean": "mean", "patch": "prompt"}
+"""Modes that need a value, and its name."""
+OF_TOKENS_ALONE = ("mean", "shuffle", "random", "patch")
+"""Modes that leave the base as it is: it is the same at every token and in every prompt."""
+
+Positions = Sequence[int] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Intervention(Change):
+    """One change of head mixing.
+
+    layers, sites: where; None = wherever the model mixes. Negative layers count from the end.
+    branches: of BRANCHES; None = the four that depend on tokens, as far as the model has them. "base" is I + W.
+    sources, targets: heads whose rows and columns of M are changed; None = all. An edge g->h is sources=[g],
+        targets=[h].
+    positions: tokens whose own part of M is changed, Q at them as queries and K at them as keys; counted from each
+        prompt's first token. The same for all prompts of a batch, or a list for each. None = all tokens.
+    mode: one of MODES. amount: the dose of "scale"; 0 is "zero", 1 changes nothing. value: of "set", a number or a
+        matrix [H, H] (source x target) of which the chosen rows and columns count. mean: of "mean". seed: of
+        "shuffle" and "random". prompt: of "patch", text or ids [batch or 1, pos]; it runs in the model as it stands
+        when this is applied, and must be as long as the prompt that is run. what: of "patch", some of "mixing", "q",
+        "k", "v"; None = "mixing". Queries and keys belong to source heads, values to target heads.
+    Raises:
+        ValueError: an unknown site, branch or mode, or a mode without what it needs.
+    """
+
+    layers: Sequence[int] | None = None
+    sites: Sequence[str] | None = None
+    branches: Sequence[str] | None = None
+    sources: Sequence[int] | None = None
+    targets: Sequence[int] | None = None
+    positions: Positions | None = None
+    mode: str = "zero"
+    amount: float | None = None
+    value: float | Tensor | None = field(default=None, compare=False)
+    mean: MeanMixing | None = field(default=None, compare=False, repr=False)
+    prompt: str | Tensor | None = field(default=None, compare=False)
+    what: Sequence[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "sites", "branches", "sources", "targets", "positions", "what"):
+            _is_list(name, getattr(self, name))
+        _known(self.sites, SITES, "site")
+        _known(self.branches, BRANCHES, "branch")
+        _known([self.mode], tuple(MODES), "mode")
+        _known(self.what, FOR_PATCHES, "part of a prompt")
+        for mode, name in (*NEEDS.items(), ("patch", "what")):
+            given = getattr(self, name) is not None
+            if given and self.mode != mode:
+                raise ValueError(f"Mode {self.mode!r} takes no {name}=, which belongs to mode {mode!r}.")
+            if not given and self.mode == mode and NEEDS[mode] == name:
+                raise ValueError(f"Mode {self.mode!r} needs {name}=.")
+        if self.mode == "identity" and self.branches is not None:
+            raise ValueError("Mode 'identity' replaces the whole of M. Leave branches out, or take mode 'zero'.")
+        if not self._touches_mixing and (self.sites is not None or self.branches is not None):
+            raise ValueError(f"what={list(self.what or ())} patches no mixing, which alone has sites and branches.")
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        if self.positions is None:
+            return
+        sides = {branch.split("_")[0] for branch in self.branches or BRANCHES} - {"base"}
+        if self.mode == "identity" or (self.mode == "set" and len(sides) != 1):
+            raise ValueError(
+                f"Mode {self.mode!r} fixes M of whole pairs, which belong to two tokens. Leave positions out, or set "
+                "branches of one side: query_lowrank and query_gate, or key_lowrank and key_gate."
+            )
+        if "base" in (self.branches or ()):
+            raise ValueError("The base belongs to no token. Leave positions out, or leave 'base' out of branches.")
+        if any(position < 0 for row in _rows(self.positions) for position in row):
+            raise ValueError("Positions count from 0, the first token of a prompt; a negative one was given.")
+
+    @property
+    def _touches_mixing(self) -> bool:
+        return self.what is None or "mixing" in self.what
+
+    # -- what the model has ------------------------------------------------------------------------
+
+    def check(self, cfg: DCFormerConfig) -> None:
+        if not cfg.mixed_sites and self._touches_mixing:
+            raise ValueError("This model mixes no heads (composition is off), so there is nothing to intervene on.")
+        for layer in self.layers or ():
+            one_index(layer, cfg.n_layers, "layer")
+        for head in (*(self.sources or ()), *(self.targets or ())):
+            one_index(head, cfg.n_heads, "head")
+        _present(self.sites, tuple(cfg.mixed_sites), "sites")
+        _present(self.branches, branches_of(cfg), "branches")
+        if isinstance(self.value, Tensor) and self.value.shape != (cfg.n_heads, cfg.n_heads):
+            raise ValueError(f"value must be [{cfg.n_heads}, {cfg.n_heads}], got {list(self.value.shape)}.")
+        if self.mode == "set" and (self._value(cfg.n_heads) * self._entries(cfg) * _between_groups(cfg)).any():
+            raise ValueError(
+                f"This model mixes heads within {cfg.groups} groups; value sets an edge between two of them."
+            )
+        if self.mean is not None:
+            self.mean.check(cfg)
+
+    def first_layer(self, cfg: DCFormerConfig) -> int:
+        return min(self._layers(cfg))
+
+    def _layers(self, cfg: DCFormerConfig) -> set[int]:
+        return {one_index(layer, cfg.n_layers, "layer") for layer in _or(self.layers, range(cfg.n_layers))}
+
+    # -- the change --------------------------------------------------------------------------------
+
+    def tap(self, source: HookedDCFormer | Engine) -> Tap:
+        cfg, layers = source.cfg, self._layers(source.cfg)
+        taken = None if self.prompt is None else donor(source, self.prompt)
+        sites = _or(self.sites, cfg.mixed_sites) if self._touches_mixing else ()
+
+        def change(at: LayerActivations) -> None:
+            if at.layer not in layers:
+                return
+            if taken is not None:
+                check_lengths(at, taken[at.layer])
+                self._patch_content(at, taken, cfg)
+            for site in sites:
+                at.mixing[site] = self.changed(at, site, cfg, taken)
+
+        return change
+
+    def changed(self, at: LayerActivations, site: str, cfg: DCFormerConfig, taken: Donor | None = None) -> Mixing:
+        """The mixing of one layer and site under this intervention."""
+        mixing, where = at.mixing[site], self._where(at, cfg)
+        if self.mode == "identity" and self.sources is None and self.targets is None:
+            return Mixing(n_heads=cfg.n_heads, groups=cfg.groups)
+        branches = self._branches(cfg)
+        if self.mode in ("shuffle", "random", "patch"):
+            new = self._replacements(at, site, branches, where, taken)
+            for branch in branches:
+                mixing = replaced(mixing, branch, new[branch], where)
+            return mixing
+        dose = self.amount if self.mode == "scale" and self.amount is not None else 0.0
+        for branch in branches:
+            mixing = scaled(mixing, branch, dose, where)
+        if self.mode == "identity":
+            return with_constant(mixing, (torch.eye(cfg.n_heads) - base_matrix(mixing).cpu()) * where.entries)
+        return self._with_constant(mixing, at.layer, site, branches, where) if self.mode in ("set", "mean") else mixing
+
+    def _branches(self, cfg: DCFormerConfig) -> list[str]:
+        spared = {"base"} if self.branches is None or self.mode in OF_TOKENS_ALONE else set()
+        return [branch for branch in _or(self.branches, branches_of(cfg)) if branch not in spared]
+
+    def _replacements(
+        self, at: LayerActivations, site: str, branches: Sequence[str], where: Where, taken: Donor | None
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """The new factors of each branch, at every entry and token."""
+        mixing = at.mixing[site]
+        if taken is not None:
+            given = taken[at.layer].mixing[site]
+            return {
+                branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
+                for branch in branches
+            }
+        if self.mode == "random":
+            return {branch: turned(mixing, branch, where, at.layer, site, self.seed) for branch in branches}
+        order = shuffled_order(at, where.tokens, self.seed)
+        return {branch: shuffled(mixing, branch, order) for branch in branches}
+
+    def _with_constant(self, mixing: Mixing, layer: int, site: str, branches: Sequence[str], where: Where) -> Mixing:
+        """What stands in the place of the branches that were taken away: in the base, or at the chosen tokens."""
+        value = self._value(mixing.n_heads)
+
+        def constant(of: Sequence[str]) -> Tensor:
+            return (value if self.mean is None else self.mean.of(layer, site, of)) * where.entries
+
+        if where.tokens is None:
+            return with_constant(mixing, constant(branches))
+        for side in ("query", "key"):
+            mine = [branch for branch in branches if branch.startswith(side)]
+            if mine:
+                mixing = added(mixing, side, *constant_channels(mixing, side, constant(mine)), where)
+        return mixing
+
+    def _patch_content(self, at: LayerActivations, taken: Donor, cfg: DCFormerConfig) -> None:
+        where = self._where(at, cfg)
+        for name, heads in (("q", where.sources), ("k", where.sources), ("v", where.targets)):
+            if name in (self.what or ()):
+                here = getattr(at, name)
+                chosen = heads.bool().to(here.device)[:, None]
+                if where.tokens is not None:
+                    chosen = chosen & where.tokens[..., None, None]
+                setattr(at, name, torch.where(chosen, getattr(taken[at.layer], name), here))
+
+    # -- which entries, which tokens ---------------------------------------------------------------
+
+    def _entries(self, cfg: DCFormerConfig) -> Tensor:
+        return _heads(self.sources, cfg)[:, None] * _heads(self.targets, cfg)
+
+    def _where(self, at: LayerActivations, cfg: DCFormerConfig) -> Where:
+        return Where(_heads(self.sources, cfg), _heads(self.targets, cfg), self._tokens(at))
+
+    def _tokens(self, at: LayerActivations) -> Tensor | None:
+        """True at the chosen tokens among the new ones, bool [batch or 1, pos]."""
+        if self.positions is None:
+            return None
+        rows, places = _rows(self.positions), at.positions()
+        if len(rows) not in (1, at.q.shape[0]):
+            raise ValueError(
+                f"Positions were given for {len(rows)} prompts, and {at.q.shape[0]} are run. Give one list, or as many."
+            )
+        longest = max((max(row, default=-1) for row in rows), default=-1)
+        if at.whole and longest > int(places.max()):
+            raise ValueError(
+                f"Position {longest} does not exist: the prompt has {int(places.max()) + 1} tokens, 0 to "
+                f"{int(places.max())}."
+            )
+        places = places.expand(max(len(rows), len(places)), -1)
+        wanted = [torch.tensor(row, device=places.device, dtype=places.dtype) for row in rows]
+        return torch.stack([torch.isin(places[i], wanted[i % len(wanted)]) for i in range(len(places))])
+
+    def _value(self, n_heads: int) -> Tensor:
+        """The value of "set", [H, H]."""
+        value = self.value if isinstance(self.value, Tensor) else torch.tensor(float(self.value or 0.0))
+        return value.detach().cpu().expand(n_heads, n_heads)
+
+
+def uncomposed_twin() -> Intervention:
+    """The same weights with M = I everywhere. Off the distribution that the weights were trained for."""
+    return Intervention(mode="identity")
+
+
+# -- what a model has ------------------------------------------------------------------------------
+
+
+def branches_of(cfg: DCFormerConfig) -> tuple[str, ...]:
+    """The branches that a model has, the base first."""
+    return ("base", *(f"{side}_{kind}" for side in cfg.dynamic_sides for kind in ("lowrank", "gate")))
+
+
+def _heads(chosen: Sequence[int] | None, cfg: DCFormerConfig) -> Tensor:
+    """1 for chosen heads, 0 for others, [H]."""
+    mask = torch.zeros(cfg.n_heads, dtype=torch.float64)
+    mask[[one_index(head, cfg.n_heads, "head") for head in _or(chosen, range(cfg.n_heads))]] = 1.0
+    return mask
+
+
+def _between_groups(cfg: DCFormerConfig) -> Tensor:
+    """1 where two heads are in different groups, [H, H]."""
+    size = cfg.heads_per_group
+    return 1 - torch.block_diag(*[torch.ones(size, size)] * cfg.groups)
+
+
+def _rows(positions: Positions) -> list[list[int]]:
+    """A list of positions for each prompt, or one for all."""
+    listed: Any = [positions] if isinstance(positions[0], int) else positions
+    return [list(row) for row in listed]
+
+
+def _is_list(name: str, given: Any) -> None:
+    if isinstance(given, str | int):
+        raise ValueError(f"{name} must be a list: [{given!r}], not {given!r}.")
+    if given is not None and not len(given):
+        raise ValueError(f"{name} is empty, so nothing would change. Leave it out to mean all.")
+
+
+def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"Unknown {kind} {name!r}. Choose from {', '.join(known)}.")
+
+
+def _present(names: Sequence[str] | None, present: Sequence[str], kind: str) -> None:
+    missing = [name for name in names or () if name not in present]
+    if missing:
+        raise ValueError(f"This model has no {', '.join(missing)}. Its {kind}: {', '.join(present)}.")
+
+
+def _or(given: Sequence | None, otherwise: Any) -> Any:
+    return otherwise if given is None else given
