@@ -74,11 +74,24 @@ class Engine:
             return self.unembed(resid[:, -1] if last else resid)
 
     @torch.no_grad()
-    def residual(self, tokens: Tensor, mask: Tensor | None = None, caches: list[KeyCache] | None = None) -> Tensor:
-        """The residual stream after the last block, [batch, pos, d_model]; arguments and errors as for __call__."""
+    def residual(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        caches: list[KeyCache] | None = None,
+        *,
+        start_at: tuple[int, Tensor] | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Tensor:
+        """The residual stream after the last block, [batch, pos, d_model]; arguments and errors as for __call__.
+
+        Args:
+            start_at: (layer, the residual stream entering it): earlier layers are not run.
+            stop_at_layer: return the residual stream entering this layer; None = after the last.
+        """
         self._check(tokens, mask, caches)
         with self._guarded("residual", tokens, caches):
-            return self._run_blocks(tokens, mask, caches)
+            return self._run_blocks(tokens, mask, caches, start_at, stop_at_layer)
 
     def _check(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> None:
         self.model.check_tokens(tokens, mask, caches[0].length if caches else 0)
@@ -90,7 +103,14 @@ class Engine:
         batch, new = tokens.shape
         return guard(self.cfg, mode, batch=batch, tokens=new, past=past, room=room, device=tokens.device)
 
-    def _run_blocks(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> Tensor:
+    def _run_blocks(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        caches: list[KeyCache] | None,
+        start_at: tuple[int, Tensor] | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Tensor:
         past = caches[0].length if caches else 0
         positions = self.model.positions(tokens, mask, past)
         resid, rotary = F.embedding(tokens, self.model.embed.W_E), None
@@ -99,7 +119,10 @@ class Engine:
         else:
             rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
         at = Position(rotary, mask, caches)
-        for layer, block in enumerate(self.model.blocks):
+        first = 0
+        if start_at is not None:
+            first, resid = start_at
+        for layer, block in list(enumerate(self.model.blocks))[first:stop_at_layer]:
             device = block.ln1.w.device  # a model larger than one GPU has its blocks on several
             resid = self._block(layer, resid.to(device), at.to(device))
         return resid

@@ -1,12 +1,13 @@
-"""Files that are whole or absent, whenever the machine stops."""
+"""Files that are whole or absent whenever the machine stops, and files of JSON lines whose last may be cut off."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -22,6 +23,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """What each line holds; a last line that was cut off while it was written is left out. No file: no lines."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def sync(path: Path) -> None:

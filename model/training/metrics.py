@@ -10,7 +10,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.whole_files import write_whole
+from model.whole_files import read_json_lines, write_whole
 
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
 
@@ -60,9 +60,7 @@ class Metrics:
 
 def read_metrics(out: str | Path) -> list[dict[str, float]]:
     """The lines of a run; a last line that was cut off while it was written is left out."""
-    path = Path(out) / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_json_lines(Path(out) / METRICS)
 
 
 def _keep_until(path: Path, done: int) -> None:

@@ -238,15 +238,11 @@ class Intervention(Change):
             raise ValueError(
                 f"Positions were given for {len(rows)} prompts, and {at.q.shape[0]} are run. Give one list, or as many."
             )
-        longest = max((max(row, default=-1) for row in rows), default=-1)
-        if at.whole and longest > int(places.max()):
-            raise ValueError(
-                f"Position {longest} does not exist: the prompt has {int(places.max()) + 1} tokens, 0 to "
-                f"{int(places.max())}."
-            )
         places = places.expand(max(len(rows), len(places)), -1)
-        wanted = [torch.tensor(row, device=places.device, dtype=places.dtype) for row in rows]
-        return torch.stack([torch.isin(places[i], wanted[i % len(wanted)]) for i in range(len(places))])
+        wanted = [torch.tensor(rows[i % len(rows)], device=places.device) for i in range(len(places))]
+        for place, row in zip(places, wanted, strict=True):
+            _exist(row, int(place.max()) + 1 if at.whole else None)
+        return torch.stack([torch.isin(place, row) for place, row in zip(places, wanted, strict=True)])
 
     def _value(self, n_heads: int) -> Tensor:
         """The value of "set", [H, H]."""
@@ -284,6 +280,14 @@ def _rows(positions: Positions) -> list[list[int]]:
     """A list of positions for each prompt, or one for all."""
     listed: Any = [positions] if isinstance(positions[0], int) else positions
     return [list(row) for row in listed]
+
+
+def _exist(positions: Tensor, length: int | None) -> None:
+    """Refuse positions that a whole prompt lacks; in cached decoding they may come later."""
+    if length is not None and len(positions) and int(positions.max()) >= length:
+        raise ValueError(
+            f"Position {int(positions.max())} does not exist: the prompt has {length} tokens, 0 to {length - 1}."
+        )
 
 
 def _is_list(name: str, given: Any) -> None:
