@@ -194,6 +194,27 @@ def test_a_patch_of_some_heads_and_tokens(model):
     assert torch.equal(run.layers[0].q, intact.layers[0].q)
 
 
+@pytest.mark.parametrize("variant", ["llama windows", "groups"])
+def test_tokens_of_prompts_of_other_lengths_are_patched_by_name(variant):
+    model, tokens, other = small_model(variant), some_tokens(2, T), some_tokens(2, 7, seed=9)
+    where = {"positions": [[8, 3], [5]], "prompt_positions": [[2, 6], [1]]}
+    change = Intervention(layers=[0], mode="patch", prompt=other, what=["mixing", "v"], targets=[1], **where)
+    with change.applied(model):
+        runs = capture(model, tokens)
+    intact, donors = capture(model, tokens), capture(model, other)
+    for number, pairs in enumerate(({8: 2, 3: 6}, {5: 1})):
+        for at in range(T):
+            truth = part(intact[number], "key", at).clone()
+            value = intact[number].layers[0].v[at].clone()
+            if at in pairs:
+                truth[:, 1] = part(donors[number], "key", pairs[at])[:, 1]
+                value[1] = donors[number].layers[0].v[pairs[at], 1]
+            torch.testing.assert_close(part(runs[number], "key", at), truth, rtol=0, atol=1e-5)
+            assert torch.equal(runs[number].layers[0].v[at], value)
+    with pytest.raises(ValueError, match="which has 7 tokens, 0 to 6"):
+        Intervention(mode="patch", prompt=other, positions=[1], prompt_positions=[7]).run(model, tokens)
+
+
 def test_a_donor_runs_in_the_model_as_it_stands(model):
     tokens, other = some_tokens(T), some_tokens(T, seed=9)
     patch, cut = Intervention(layers=[2], mode="patch", prompt=other), Intervention(layers=[0])
@@ -299,6 +320,9 @@ def test_stacks_are_not_written():
         ({"positions": [1], "mode": "set", "value": 1.0}, "or set branches of one side"),
         ({"positions": [1], "branches": ["base"]}, "The base belongs to no token"),
         ({"mode": "patch"}, "Mode 'patch' needs prompt="),
+        ({"mode": "patch", "prompt": "x", "prompt_positions": [1]}, "Name one for one"),
+        ({"mode": "patch", "prompt": "x", "positions": [1], "prompt_positions": [-1]}, "Positions count from 0"),
+        ({"positions": [1], "prompt_positions": [1]}, "takes no prompt_positions="),
         ({"prompt": "x"}, "Mode 'zero' takes no prompt=, which belongs to mode 'patch'"),
         ({"what": ["q"]}, "Mode 'zero' takes no what="),
         ({"mode": "patch", "prompt": "x", "what": ["z"]}, "Unknown part of a prompt 'z'. Choose from mixing, q, k, v"),

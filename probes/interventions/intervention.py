@@ -20,7 +20,7 @@ from model.site_mixing import one_index
 from model.taps import LayerActivations, Tap
 from probes.interventions.change import Change
 from probes.interventions.controls import shuffled, shuffled_order, turned
-from probes.interventions.donors import Donor, check_lengths, donor
+from probes.interventions.donors import aligned, check_lengths, donor
 from probes.interventions.edits import Where, added, constant_channels, factors, replaced, scaled, with_constant
 from probes.mean_mixing import MeanMixing
 
@@ -57,8 +57,9 @@ class Intervention(Change):
     mode: one of MODES. amount: the dose of "scale"; 0 is "zero", 1 changes nothing. value: of "set", a number or a
         matrix [H, H] (source x target) of which the chosen rows and columns count. mean: of "mean". seed: of
         "shuffle" and "random". prompt: of "patch", text or ids [batch or 1, pos]; it runs in the model as it stands
-        when this is applied, and must be as long as the prompt that is run. what: of "patch", some of "mixing", "q",
-        "k", "v"; None = "mixing". Queries and keys belong to source heads, values to target heads.
+        when this is applied, and must be as long as the prompt that is run, unless prompt_positions name the tokens
+        of it that correspond to positions, in their order. what: of "patch", some of "mixing", "q", "k", "v"; None =
+        "mixing". Queries and keys belong to source heads, values to target heads.
     Raises:
         ValueError: an unknown site, branch or mode, or a mode without what it needs.
     """
@@ -74,17 +75,18 @@ class Intervention(Change):
     value: float | Tensor | None = field(default=None, compare=False)
     mean: MeanMixing | None = field(default=None, compare=False, repr=False)
     prompt: str | Tensor | None = field(default=None, compare=False)
+    prompt_positions: Positions | None = None
     what: Sequence[str] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("layers", "sites", "branches", "sources", "targets", "positions", "what"):
+        for name in ("layers", "sites", "branches", "sources", "targets", "positions", "prompt_positions", "what"):
             _is_list(name, getattr(self, name))
         _known(self.sites, SITES, "site")
         _known(self.branches, BRANCHES, "branch")
         _known([self.mode], tuple(MODES), "mode")
         _known(self.what, FOR_PATCHES, "part of a prompt")
-        for mode, name in (*NEEDS.items(), ("patch", "what")):
+        for mode, name in (*NEEDS.items(), ("patch", "what"), ("patch", "prompt_positions")):
             given = getattr(self, name) is not None
             if given and self.mode != mode:
                 raise ValueError(f"Mode {self.mode!r} takes no {name}=, which belongs to mode {mode!r}.")
@@ -97,6 +99,12 @@ class Intervention(Change):
         self._check_positions()
 
     def _check_positions(self) -> None:
+        if self.prompt_positions is not None:
+            counts = [[len(row) for row in _rows(given)] for given in (self.positions or [[]], self.prompt_positions)]
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"positions name {counts[0]} tokens of each prompt, prompt_positions {counts[1]}. Name one for one."
+                )
         if self.positions is None:
             return
         sides = {branch.split("_")[0] for branch in self.branches or BRANCHES} - {"base"}
@@ -107,7 +115,8 @@ class Intervention(Change):
             )
         if "base" in (self.branches or ()):
             raise ValueError("The base belongs to no token. Leave positions out, or leave 'base' out of branches.")
-        if any(position < 0 for row in _rows(self.positions) for position in row):
+        named = [row for given in (self.positions, self.prompt_positions or []) for row in _rows(given)]
+        if any(position < 0 for row in named for position in row):
             raise ValueError("Positions count from 0, the first token of a prompt; a negative one was given.")
 
     @property
@@ -150,16 +159,22 @@ class Intervention(Change):
         def change(at: LayerActivations) -> None:
             if at.layer not in layers:
                 return
-            if taken is not None:
-                check_lengths(at, taken[at.layer])
-                self._patch_content(at, taken, cfg)
+            given = None if taken is None else self._aligned(at, taken[at.layer])
+            if given is not None:
+                self._patch_content(at, given, cfg)
             for site in sites:
-                at.mixing[site] = self.changed(at, site, cfg, taken)
+                at.mixing[site] = self.changed(at, site, cfg, given)
 
         return change
 
-    def changed(self, at: LayerActivations, site: str, cfg: DCFormerConfig, taken: Donor | None = None) -> Mixing:
-        """The mixing of one layer and site under this intervention."""
+    def changed(
+        self, at: LayerActivations, site: str, cfg: DCFormerConfig, taken: LayerActivations | None = None
+    ) -> Mixing:
+        """The mixing of one layer and site under this intervention.
+
+        Args:
+            taken: of "patch", what the same layer attends with in the other prompt, position by position.
+        """
         mixing, where = at.mixing[site], self._where(at, cfg)
         if self.mode == "identity" and self.sources is None and self.targets is None:
             return Mixing(n_heads=cfg.n_heads, groups=cfg.groups)
@@ -181,12 +196,17 @@ class Intervention(Change):
         return [branch for branch in _or(self.branches, branches_of(cfg)) if branch not in spared]
 
     def _replacements(
-        self, at: LayerActivations, site: str, branches: Sequence[str], where: Where, taken: Donor | None
+        self,
+        at: LayerActivations,
+        site: str,
+        branches: Sequence[str],
+        where: Where,
+        taken: LayerActivations | None,
     ) -> dict[str, tuple[Tensor, ...]]:
         """The new factors of each branch, at every entry and token."""
         mixing = at.mixing[site]
         if taken is not None:
-            given = taken[at.layer].mixing[site]
+            given = taken.mixing[site]
             return {
                 branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
                 for branch in branches
@@ -211,7 +231,15 @@ class Intervention(Change):
                 mixing = added(mixing, side, *constant_channels(mixing, side, constant(mine)), where)
         return mixing
 
-    def _patch_content(self, at: LayerActivations, taken: Donor, cfg: DCFormerConfig) -> None:
+    def _aligned(self, at: LayerActivations, taken: LayerActivations) -> LayerActivations:
+        """The other prompt's activations, position for position those of the run."""
+        if self.prompt_positions is None or self.positions is None:
+            check_lengths(at, taken)
+            return taken
+        self._tokens(at)  # refuses positions that the run lacks
+        return aligned(at, taken, _rows(self.positions), _rows(self.prompt_positions))
+
+    def _patch_content(self, at: LayerActivations, taken: LayerActivations, cfg: DCFormerConfig) -> None:
         where = self._where(at, cfg)
         for name, heads in (("q", where.sources), ("k", where.sources), ("v", where.targets)):
             if name in (self.what or ()):
@@ -219,7 +247,7 @@ class Intervention(Change):
                 chosen = heads.bool().to(here.device)[:, None]
                 if where.tokens is not None:
                     chosen = chosen & where.tokens[..., None, None]
-                setattr(at, name, torch.where(chosen, getattr(taken[at.layer], name), here))
+                setattr(at, name, torch.where(chosen, getattr(taken, name), here))
 
     # -- which entries, which tokens ---------------------------------------------------------------
 
@@ -278,7 +306,7 @@ def _between_groups(cfg: DCFormerConfig) -> Tensor:
 
 def _rows(positions: Positions) -> list[list[int]]:
     """A list of positions for each prompt, or one for all."""
-    listed: Any = [positions] if isinstance(positions[0], int) else positions
+    listed: Any = [positions] if len(positions) and isinstance(positions[0], int) else positions
     return [list(row) for row in listed]
 
 
