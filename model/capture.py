@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from model.backends.eager import attention_scores, in_dtype
-from model.config import SITES, DCFormerConfig
+from model.config import SIDES, SITES, DCFormerConfig
 from model.functional import masked_softmax, visible
-from model.mixing import Mixing, compose, compose_heads
+from model.mixing import Mixing, base_matrix, compose, compose_heads, side_part
 from model.site_mixing import Positions, SiteMixing, index_list, one_index
 
 BLOCK_CELLS = 2**20
 """Cells of all heads' maps that one block of queries may hold; small blocks leave out most of what is masked."""
+
+KEYS_AT_ONCE = 128
+"""Keys whose H x H matrices mixed_blocks builds at a time."""
 
 MAPS = ("scores_raw", "scores_composed", "pattern_raw", "pattern_composed")
 
@@ -39,6 +42,10 @@ class LayerCapture:
     pre: Mixing
     post: Mixing
     W_O: Tensor
+
+    def values_along(self, keys: slice, direction: Tensor) -> Tensor:
+        """What each head's value of each key would add along a direction of the residual stream, [S, M] in float64."""
+        return torch.einsum("smk,mk->sm", self.v[keys].double(), self.W_O.cpu().double() @ direction)
 
 
 class Capture:
@@ -116,6 +123,21 @@ class Capture:
                 out[name][:, rows] = block[name].float()
         return out
 
+    def row(self, layer: int, name: str, query: int) -> Tensor:
+        """One query's row of one of MAPS over the keys that it sees (see keys_seen), as computed: [head, key].
+
+        In at least float32: float64 for a float64 model, where a whole map comes back rounded.
+        """
+        at, seen = self._layer(layer), self.keys_seen(layer, query)
+        heads, keys = torch.arange(self.cfg.n_heads), torch.arange(seen.start, seen.stop)
+        return self._block(layer, at, (name,), heads, keys[-1:], keys)[name][:, 0]
+
+    def keys_seen(self, layer: int, query: int) -> slice:
+        """The keys that a query sees in a layer: up to itself, in a local layer only the last of these."""
+        last = one_index(query, len(self), "query")
+        window = self.cfg.keys_visible_in(self.layer_index(layer))
+        return slice(0 if window is None else max(0, last - window + 1), last + 1)
+
     def mixing(self, layer: int, site: str = "post") -> SiteMixing:
         """The mixing matrices of one layer and site ("pre" or "post")."""
         if site not in SITES:
@@ -129,28 +151,33 @@ class Capture:
         and output circuit of target head h. Sums to (attention_output[query] - b_O) . direction exactly.
 
         Args:
-            direction: [d_model]. For a logit, model.tokens_to_residual_directions(token); divide the result by
-                final_scale[query]: it is then exact with the final norm's scale frozen at its actual value.
+            direction: [d_model]. For a logit, model.tokens_to_residual_directions(token), with LayerNorm minus its
+                mean; divide the result by final_scale[query]: it is then exact with the final norm's scale frozen at
+                its actual value.
         """
-        at = self._layer(layer)
-        query = one_index(query, len(self), "query")
-        if direction.shape != (self.cfg.d_model,):
-            raise ValueError(f"direction must be [d_model={self.cfg.d_model}], got shape {tuple(direction.shape)}.")
-        pattern_NS = self.pattern(layer, "raw", queries=query)[:, 0].double()
-        value_SM = torch.einsum(
-            "smk,mkd,d->sm", at.v.double(), at.W_O.cpu().double(), direction.detach().cpu().double()
-        )
-        mix = self.mixing(layer, "post")
-        total = (pattern_NS @ value_SM) * (mix.base() + mix.query_part(query)).double()
-        return (total + _key_side_attribution(at.post, pattern_NS, value_SM)).float()
+        at, seen = self._layer(layer), self.keys_seen(layer, query)
+        value_SM = at.values_along(seen, wide_direction(direction, self.cfg))
+        pattern_NS = self.row(layer, "pattern_raw", query)
+        total = torch.zeros(self.cfg.n_heads, self.cfg.n_heads, dtype=torch.float64)
+        for keys, mixed_SNM in mixed_blocks(pattern_NS, at.post, seen.stop - 1, seen):
+            total += torch.einsum("snm,sm->nm", mixed_SNM, value_SM[keys])
+        return total.float()
+
+    def layer_index(self, layer: int) -> int:
+        """A layer's key in layers; negative ones count from the end.
+
+        Raises:
+            ValueError: a layer that is not in this capture.
+        """
+        resolved = layer + self.cfg.n_layers if -self.cfg.n_layers <= layer < 0 else layer
+        if resolved not in self.layers:
+            raise ValueError(f"Layer {layer} is not in this capture. It holds layers {sorted(self.layers)}.")
+        return resolved
 
     # -- rebuilding ----------------------------------------------------------------------------------
 
     def _layer(self, layer: int) -> LayerCapture:
-        resolved = layer + self.cfg.n_layers if -self.cfg.n_layers <= layer < 0 else layer
-        if resolved not in self.layers:
-            raise ValueError(f"Layer {layer} is not in this capture. It holds layers {sorted(self.layers)}.")
-        return self.layers[resolved]
+        return self.layers[self.layer_index(layer)]
 
     def _blocks(self, query_index: Tensor) -> Iterator[slice]:
         """Slices of the wanted queries, small enough that a block of all heads' maps stays small."""
@@ -192,21 +219,37 @@ class Capture:
         return out
 
 
-def _key_side_attribution(post: Mixing, pattern_NS: Tensor, value_SM: Tensor) -> Tensor:
-    """Sum over keys j of pattern[g, j] K(j)[g, h] value[j, h], [H, H], without building any K(j)."""
-    heads = len(pattern_NS)
-    out = pattern_NS.new_zeros(heads, heads)
-    if post.key_gate is None:
-        return out
-    size = heads // post.groups
-    down, up = post.key_down.double(), post.key_up.double()  # type: ignore[union-attr]
-    down, up = (f[0] if post.groups > 1 else f[0][:, None] for f in (down, up))  # [S, G, R, H/G]
-    for g in range(post.groups):
-        block = slice(g * size, (g + 1) * size)
-        read = torch.einsum("ns,srn->nsr", pattern_NS[block], down[:, g])
-        out[block, block] = torch.einsum("nsr,srm,sm->nm", read, up[:, g], value_SM[:, block])
-    gate = torch.einsum("ns,sn,sn->n", pattern_NS, post.key_gate[0].double(), value_SM)
-    return out + torch.diag(gate)
+def mixed_blocks(maps_NS: Tensor, mixing: Mixing, query: int, keys: slice) -> Iterator[tuple[slice, Tensor]]:
+    """What each source head's map gives to each target head at one query, a bounded number of keys at a time.
+
+    Args:
+        maps_NS: one query's row of a raw map over the keys of the slice.
+        mixing: one site's factors of the whole prompt.
+    Yields:
+        (which of maps_NS's keys, maps[g, j] M(query, j)[g, h] as [S, N, M] in float64). Sums over sources give the
+        composed row; the blocks of a row are never held together.
+    """
+    for start in range(keys.start, keys.stop, KEYS_AT_ONCE):
+        block = slice(start, min(start + KEYS_AT_ONCE, keys.stop))
+        here = slice(block.start - keys.start, block.stop - keys.start)
+        yield here, maps_NS[:, here].double().T[:, :, None] * _matrices(mixing, query, block)
+
+
+def _matrices(mixing: Mixing, query: int, keys: slice) -> Tensor:
+    """M(query, j) for some keys in float64, [S, N, M], or [1, N, M] where they are the same at every key."""
+    at = mixing.cut(slice(query, query + 1), keys).map(Tensor.double)
+    total = base_matrix(at).double()[None]
+    for side in SIDES:
+        if getattr(at, f"{side}_gate") is not None:
+            total = total + side_part(at, side)[0]
+    return total
+
+
+def wide_direction(direction: Tensor, cfg: DCFormerConfig) -> Tensor:
+    """A direction of the residual stream, checked, in float64 on the CPU."""
+    if direction.shape != (cfg.d_model,):
+        raise ValueError(f"direction must be [d_model={cfg.d_model}], got shape {tuple(direction.shape)}.")
+    return direction.detach().to("cpu", torch.float64)
 
 
 def _stage(stage: str) -> Literal["raw", "composed"]:
