@@ -1,7 +1,24 @@
 """What a study measures, and what it changes."""
 
+from probes.comparison import Comparison, compare
 from probes.interventions import Intervention, uncomposed_twin
 from probes.mean_mixing import MeanMixing
+from probes.metrics import diversity, head_metrics, mixing_metrics
 from probes.perplexity import Perplexity, perplexity
+from probes.sweeps import sweep
+from probes.virtual_heads import virtual_heads
 
-__all__ = ["Intervention", "MeanMixing", "Perplexity", "perplexity", "uncomposed_twin"]
+__all__ = [
+    "Comparison",
+    "Intervention",
+    "MeanMixing",
+    "Perplexity",
+    "compare",
+    "diversity",
+    "head_metrics",
+    "mixing_metrics",
+    "perplexity",
+    "sweep",
+    "uncomposed_twin",
+    "virtual_heads",
+]
