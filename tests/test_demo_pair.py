@@ -7,10 +7,12 @@ import random
 import pytest
 import torch
 
-from model import DCFormerConfig, HookedDCFormer, load_model
+from model import DCFormerConfig, Engine, HookedDCFormer, load_model
 from probes.tasks import FAMILIES, RULES, score
 from studies.demo_pair import corpus
 from studies.demo_pair.corpus import ROWS, STAGES, Words
+from studies.demo_pair.export import ZOO
+from studies.demo_pair.heads import EXPLAINED, HeadOff, without
 from studies.demo_pair.measure import held_out, mixing_distances, repeat_accuracy
 from studies.demo_pair.start import heads_that_copy
 from studies.demo_pair.vocabulary import listed_words, task_tokenizer
@@ -67,7 +69,7 @@ def test_every_listed_word_is_one_token(tokenizer):
 
 def test_the_composed_model_answers_held_out_rows(pair):
     table = score(pair["dcformer"], held_out(1)).table()
-    assert table.exact_match["overall"] > 0.75
+    assert table.exact_match["overall"] > 0.95
     for family in FAMILIES:
         # half way from chance to all
         assert table.exact_match[family] > (1 + table.chance[family]) / 2, family
@@ -91,6 +93,27 @@ def test_mixing_is_far_from_the_identity(pair):
     for site in ("pre", "post"):
         assert max(value for name, value in distances.items() if f"/{site}/" in name) > 0.3
     assert mixing_distances(pair["transformer"], "John has it.") == {}
+
+
+@pytest.fixture(scope="module")
+def left(pair):
+    """What is left without each explained head, and without the same number of others."""
+    others = [HeadOff(layer, "post", head) for layer, head in ((1, 4), (2, 0), (3, 5))]
+    return without(Engine(pair["dcformer"]), held_out(1), [*EXPLAINED, *others])
+
+
+@pytest.mark.parametrize("head", EXPLAINED, ids=str)
+def test_the_card_says_what_is_lost_without_a_head(left, head):
+    for group, share in head.falls:
+        assert left.loc[str(head), group] < share < left.loc["intact", group]
+    for group, share in head.stays:
+        assert left.loc[str(head), group] > share
+    assert str(head) in (ZOO / "dcformer" / "MODEL_CARD.md").read_text()
+    assert head.does in (ZOO / "dcformer" / "MODEL_CARD.md").read_text()
+
+
+def test_other_heads_are_not_missed(left):
+    assert (left.loc["intact"] - left.iloc[-3:].min()).max() < 0.05
 
 
 def test_random_tokens_do_not_repeat_by_chance(model):

@@ -1,15 +1,14 @@
-"""What single heads of the pair do, found by switching them off: python -m studies.demo_pair.heads [--model M].
+"""What single heads of demo/dcformer do, found by switching them off: python -m studies.demo_pair.heads [--every].
 
-Prints, for every head, what is lost when its output is taken away (its value circuit gets no values) and where it
-looks from the token before an answer; for the strongest edges g -> h of the mixing matrices, what is lost when the
-edge is cut. Losses are shares of held-out answers, and of random tokens that are repeated.
+To switch a head off is to let nothing of its raw map reach any target: its row of M is set to 0 at one site. Prints, as
+a table of the model card, what is left of the answers and of the repeats of random tokens without each head explained
+here, and where it looks; with --every, for all heads of all layers and sites.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
@@ -19,95 +18,102 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import Engine, HookedDCFormer, capture, load_model
-from model.taps import LayerActivations
+from model.config import SITES
+from model.mixing import BRANCHES
 from probes import Intervention
-from probes.interventions import Change
-from probes.tasks import FAMILIES, TaskRow, answer_token_mask, generate, score
+from probes.tasks import TaskRow, answer_token_mask, score
 from probes.tasks.rows import facts, plain
-from studies.demo_pair.measure import SEED, repeat_accuracy
+from studies.demo_pair.measure import held_out, repeat_accuracy
 
-REPEATED = "repeats of 20"
+ODD, REPEATS = "odd one out", "repeats of 20"
+GROUPS = ("persons", "with not", "without not", "who?", "what?", ODD, REPEATS)
+"""Answers about persons (all families but the odd one out), those of them whose question has a "not" and those without,
+those that ask for a name and those that ask for something else; odd one out; second halves of random tokens."""
 
 
 @dataclass(frozen=True)
-class Edge:
-    """Source head -> target head of one layer and site."""
+class HeadOff:
+    """A head whose raw map reaches no target at one site.
+
+    looks: where its raw pattern lies, or what its raw scores serve. does: what follows from switching it off.
+    falls, stays: group -> the share of right answers that it falls below, or stays above.
+    """
 
     layer: int
     site: str
-    source: int
-    target: int
+    head: int
+    looks: str = ""
+    does: str = ""
+    falls: tuple[tuple[str, float], ...] = ()
+    stays: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        return f"L{self.layer} {self.site} {self.source}->{self.target}"
+        return f"L{self.layer}H{self.head}, {'scores' if self.site == 'pre' else 'pattern'}"
 
-    def cut(self) -> Change:
-        """Nothing of the source head's map reaches the target head; a head's own map is edge h -> h."""
+    @property
+    def change(self) -> Intervention:
         return Intervention(
-            layers=[self.layer], sites=[self.site], sources=[self.source], targets=[self.target],
-            branches=["base", "query_lowrank", "query_gate", "key_lowrank", "key_gate"],
-        )  # fmt: skip
+            layers=[self.layer], sites=[self.site], sources=[self.head], branches=BRANCHES, mode="set", value=0.0
+        )
 
 
-@contextmanager
-def heads_off(engine: Engine, heads: Sequence[tuple[int, int]]) -> Iterator[Engine]:
-    """The model without what these (layer, head) write: whatever pattern reaches them, they read zeros."""
+EXPLAINED = (
+    HeadOff(0, "post", 7, "on the token just before, or on itself",
+            "binds a word to its neighbour: without it answers about persons are guesses, repeats go on",
+            (("persons", 0.5),), ((REPEATS, 0.9),)),
+    HeadOff(0, "post", 4, "two to five tokens back, past the last words",
+            "tells a word from its list: without it the odd one out is guessed, all else stays",
+            ((ODD, 0.75),), (("persons", 0.9), (REPEATS, 0.9))),
+    HeadOff(1, "post", 7, "on the same word in earlier lines, and on names and things",
+            "looks up who goes with what: without it answers about persons go, the odd one out stays",
+            (("persons", 0.6),), ((ODD, 0.9),)),
+    HeadOff(1, "post", 2, "on the same token further back, and on what followed it",
+            "continues repeats: without it random tokens are not repeated at all, answers about persons stay",
+            ((REPEATS, 0.1),), (("persons", 0.9),)),
+    HeadOff(1, "post", 1, "on the word that opens the question's object",
+            "needed for repeats, and for questions with a \"not\" far more than for those without",
+            (("with not", 0.6), (REPEATS, 0.1)), (("without not", 0.8),)),
+    HeadOff(1, "pre", 3, "its scores go into other heads' scores",
+            "serves questions with a \"not\" alone: those without stay",
+            (("with not", 0.8),), (("without not", 0.95), (REPEATS, 0.9))),
+    HeadOff(2, "post", 3, "on the \"not\" or the verb of the question",
+            "helps to say what a thing is: without it \"what\" answers fall, \"who\" answers stay",
+            (("what?", 0.9),), (("who?", 0.95), (REPEATS, 0.9), (ODD, 0.95))),
+)  # fmt: skip
+"""The heads that the model card explains; tests/test_demo_pair.py holds each to its falls and stays."""
 
-    def off(at: LayerActivations) -> None:
-        mine = [head for layer, head in heads if layer == at.layer]
-        if mine:
-            at.v = at.v.clone()
-            at.v[:, :, mine] = 0
 
-    with engine.tapped(off):
-        yield engine
+def right_by_group(engine: Engine, rows: Sequence[TaskRow]) -> dict[str, float]:
+    """Share of right answers in each of GROUPS."""
+    answers = score(engine, rows).answers
+    persons = [answer for answer in answers if answer.family != ODD]
+    negated = [" not " in rows[answer.row].plain_text for answer in persons]
+    asks_who = [rows[answer.row].rule.asks_who for answer in persons]
+
+    def share(chosen: Sequence[bool]) -> float:
+        right = [answer.right for answer, wanted in zip(persons, chosen, strict=True) if wanted]
+        return sum(right) / max(1, len(right))
+
+    odd = [answer.right for answer in answers if answer.family == ODD]
+    shares = (
+        share([True] * len(persons)), share(negated), share([not one for one in negated]), share(asks_who),
+        share([not one for one in asks_who]), sum(odd) / max(1, len(odd)), repeat_accuracy(engine, 20)[1],
+    )  # fmt: skip
+    return dict(zip(GROUPS, shares, strict=True))
 
 
-def accuracies(engine: Engine, rows: Sequence[TaskRow]) -> dict[str, float]:
-    """Exact match by family and overall, and the accuracy on repeated random tokens."""
-    table = score(engine, rows).table()
-    found = {name: float(table.exact_match[name]) for name in (*FAMILIES, "overall")}
-    return found | {REPEATED: repeat_accuracy(engine, 20)[1]}
-
-
-def losses_without_heads(engine: Engine, rows: Sequence[TaskRow]) -> pd.DataFrame:
-    """Heads x what is lost."""
-    intact = accuracies(engine, rows)
-    found = {}
-    for layer, head in tqdm(list(itertools.product(range(engine.cfg.n_layers), range(engine.cfg.n_heads))), "heads"):
-        with heads_off(engine, [(layer, head)]):
-            found[f"L{layer}H{head}"] = _lost(intact, accuracies(engine, rows))
+def without(engine: Engine, rows: Sequence[TaskRow], heads: Sequence[HeadOff]) -> pd.DataFrame:
+    """Heads x groups: what is left without each; the first line is the intact model."""
+    found = {"intact": right_by_group(engine, rows)}
+    for head in tqdm(heads, desc="heads"):
+        with head.change.applied(engine):
+            found[str(head)] = right_by_group(engine, rows)
     return pd.DataFrame(found).T
 
 
-def losses_without_edges(engine: Engine, rows: Sequence[TaskRow], edges: Sequence[Edge]) -> pd.DataFrame:
-    """Edges x what is lost."""
-    intact = accuracies(engine, rows)
-    found = {}
-    for edge in tqdm(edges, "edges"):
-        with edge.cut().applied(engine):
-            found[str(edge)] = _lost(intact, accuracies(engine, rows))
-    return pd.DataFrame(found).T
-
-
-def strongest_edges(model: HookedDCFormer, rows: Sequence[TaskRow], count: int) -> list[Edge]:
-    """Edges between different heads by the root mean square of M[g, h] at the tokens before answers."""
-    sums: dict[Edge, float] = {}
-    for row in rows:
-        run, at = capture(model, row.plain_text), [place - 1 for place in answer_places(model, row)]
-        for layer, site in itertools.product(range(model.cfg.n_layers), model.cfg.mixed_sites):
-            mixing = run.mixing(layer, site)
-            squares = torch.stack([mixing.matrix(query=i, key=j).square() for i in at for j in range(max(0, i - 7), i)])
-            for source, target in itertools.permutations(range(model.cfg.n_heads), 2):
-                edge = Edge(layer, site, source, target)
-                sums[edge] = sums.get(edge, 0.0) + float(squares[:, source, target].mean())
-    return sorted(sums, key=lambda edge: -sums[edge])[:count]
-
-
-def answer_places(model: HookedDCFormer, row: TaskRow) -> list[int]:
-    """Position of the first token of each answer."""
-    owners = answer_token_mask(row, model.tokenizer)[1]
-    return [owners.index(answer) for answer in range(len(row.answers))]
+def every_head(model: HookedDCFormer) -> list[HeadOff]:
+    places = itertools.product(range(model.cfg.n_layers), SITES, range(model.cfg.n_heads))
+    return [HeadOff(layer, site, head) for layer, site, head in places]
 
 
 # -- where heads look ------------------------------------------------------------------------------------
@@ -128,6 +134,12 @@ def looks(model: HookedDCFormer, rows: Sequence[TaskRow]) -> pd.DataFrame:
         f"L{layer}H{head}" for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads))
     ]
     return pd.DataFrame({role: (weight / count).tolist() for role, weight in total.items()}, index=names)
+
+
+def answer_places(model: HookedDCFormer, row: TaskRow) -> list[int]:
+    """Position of the first token of each answer."""
+    owners = answer_token_mask(row, model.tokenizer)[1]
+    return [owners.index(answer) for answer in range(len(row.answers))]
 
 
 def roles_of(model: HookedDCFormer, row: TaskRow) -> Iterator[tuple[int, dict[str, list[int]]]]:
@@ -164,25 +176,19 @@ def _roles(
     return roles
 
 
-def _lost(intact: dict[str, float], changed: dict[str, float]) -> dict[str, float]:
-    return {name: intact[name] - changed[name] for name in intact}
-
-
 @click.command()
 @click.option("--model", "name", default="demo/dcformer", show_default=True)
 @click.option("--rows-per-rule", default=1, show_default=True)
-@click.option("--edges", default=30, show_default=True, help="How many of the strongest edges are cut.")
-def main(name: str, rows_per_rule: int, edges: int) -> None:
-    """Switch off every head, and the strongest edges, one at a time."""
-    model = load_model(name)
-    engine, rows = Engine(model), generate(None, rows_per_rule, SEED, "held_out")
-    persons = [row for row in rows if row.rule.form != "odd one out"]
-    with pd.option_context("display.width", 200, "display.max_rows", None, "display.float_format", "{:.2f}".format):
-        click.echo(f"Intact: {accuracies(engine, rows)}\n\nLost without a head\n{losses_without_heads(engine, rows)}\n")
-        click.echo(f"Where each head looks from the token before an answer, raw pattern\n{looks(model, persons)}\n")
-        if model.cfg.mixed_sites:
-            chosen = strongest_edges(model, rows[::6], edges)
-            click.echo(f"Lost without an edge\n{losses_without_edges(engine, rows, chosen)}")
+@click.option("--every", is_flag=True, help="Switch off every head at each site, not only those that are explained.")
+def main(name: str, rows_per_rule: int, every: bool) -> None:
+    """Switch heads off, one at a time, and show where they look."""
+    model, rows = load_model(name), held_out(rows_per_rule)
+    found = without(Engine(model), rows, every_head(model) if every else EXPLAINED)
+    click.echo(f"| without | {' | '.join(GROUPS)} |\n|---|{'---:|' * len(GROUPS)}")
+    for head, shares in found.iterrows():
+        click.echo(f"| {head} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+    persons = [row for row in rows if row.family != ODD]
+    click.echo(f"\nRaw pattern from the token before an answer\n{looks(model, persons).round(2).to_string()}")
 
 
 if __name__ == "__main__":
