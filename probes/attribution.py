@@ -40,7 +40,7 @@ def attribute(
     measure: str = "loss",
     *,
     batch_size: int = 8,
-    confidence: float = 0.95,
+    confidence: float | None = 0.95,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Estimate what a sweep over the same cells would find.
@@ -64,10 +64,11 @@ def attribute(
         gradients = mixing_gradients(model, batch, chosen)
         for change, into in zip(changes, found, strict=True):
             put(into, batch, gradients.estimate(model, change).tolist(), gradients.counts.tolist())
-    return pd.DataFrame(
-        {**cell.labels, "measure": measure, "estimate": own.mean} | dict(zip(("low", "high"), own.interval(confidence)))
-        for cell, own in zip(cells, found, strict=True)
-    )
+    rows = []
+    for cell, own in zip(cells, found, strict=True):
+        low, high = (float("nan"),) * 2 if confidence is None else own.interval(confidence)
+        rows.append({**cell.labels, "measure": measure, "estimate": own.mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def _mixing_change(cell: Cell, model: HookedDCFormer) -> Change:

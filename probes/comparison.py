@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model import Capture, Engine, HookedDCFormer, capture
 from probes.interventions import Change
+from probes.interventions.change import Source
 from probes.metrics import head_metrics
 
 QUERIES_COMPARED = 256
@@ -131,7 +132,7 @@ class Comparison:
 
 
 def compare(
-    a: HookedDCFormer | Engine,
+    a: Source,
     b: HookedDCFormer | Engine | Change,
     prompt: str | Tensor,
     *,
@@ -168,7 +169,7 @@ def _model(source: HookedDCFormer | Engine) -> HookedDCFormer:
     return source.model if isinstance(source, Engine) else source
 
 
-def _second(a: HookedDCFormer | Engine, b: HookedDCFormer | Engine | Change, prompt: str | Tensor) -> Capture:
+def _second(a: Source, b: HookedDCFormer | Engine | Change, prompt: str | Tensor) -> Capture:
     if not isinstance(b, Change):
         return capture(b, prompt)
     with b.applied(a):

@@ -93,7 +93,7 @@ def edge_cells(
             Intervention(layers=[layer], sites=[site], sources=[source], targets=[target], **change),
         )
         for layer, site in itertools.product(_layers(cfg, layers), _sites(cfg, sites))
-        for source, target in itertools.product(sources or heads, targets or heads)
+        for source, target in itertools.product(_or(sources, heads), _or(targets, heads))
         if (own or source != target) and _same_group(cfg, source, target)
     ]
 
@@ -163,6 +163,10 @@ def _layers(cfg: DCFormerConfig, layers: Sequence[int] | None) -> list[int]:
     return [one_index(layer, cfg.n_layers, "layer") for layer in (range(cfg.n_layers) if layers is None else layers)]
 
 
+def _or(given: Sequence[int] | None, every: Sequence[int]) -> Sequence[int]:
+    return every if given is None else given
+
+
 def _sites(cfg: DCFormerConfig, sites: Sequence[str] | None) -> Sequence[str]:
     return cfg.mixed_sites if sites is None else sites
 
@@ -183,7 +187,7 @@ def sweep(
     out: Path | str | None = None,
     batch_size: int = 8,
     tokens_at_once: int | None = None,
-    confidence: float = 0.95,
+    confidence: float | None = 0.95,
     progress: bool = False,
     watch: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -193,6 +197,7 @@ def sweep(
         out: a file (JSON lines) that keeps what is done; the same sweep goes on from there.
         batch_size: examples that run together. tokens_at_once: tokens of all cells that share a forward pass; None =
             as measured to be fast.
+        confidence: of the intervals; None = none are computed, which is quicker.
         progress: show a bar. watch: called with (done, all) pieces; what it raises ends the sweep, and with `out`
             nothing done is lost.
     Returns:
@@ -341,7 +346,7 @@ def _fingerprint(
 
 def _table(
     cells: Sequence[Cell], groups: Sequence[ExampleBatch], kept: Kept, measures: Sequence[Measure], count: int,
-    confidence: float,
+    confidence: float | None,
 ) -> pd.DataFrame:  # fmt: skip
     def gathered(key: str, measure: str) -> PerSequence:
         found = PerSequence(np.zeros(count), np.zeros(count))
@@ -354,7 +359,7 @@ def _table(
     for cell, measure in itertools.product(cells, measures):
         found = gathered(cell.key, measure.name)
         change = found.minus(intact[measure.name])
-        low, high = change.interval(confidence)
+        low, high = (float("nan"),) * 2 if confidence is None else change.interval(confidence)
         rows.append(
             {
                 **cell.labels, "measure": measure.name, "value": found.mean, "intact": intact[measure.name].mean,

@@ -178,6 +178,7 @@ def test_gradients_pass_through(model):
         ({"sites": ["mid"]}, "Unknown site 'mid'. Choose from pre, post"),
         ({"sites": "pre"}, r"sites must be a list: \['pre'\], not 'pre'"),
         ({"layers": 3}, r"layers must be a list: \[3\], not 3"),
+        ({"layers": [1.5]}, "layers must be whole numbers, got 1.5"),
         ({"targets": []}, "targets is empty, so nothing would change"),
         ({"branches": ["gate"]}, "Unknown branch 'gate'. Choose from base, query_lowrank"),
         ({"mode": "off"}, "Unknown mode 'off'. Choose from zero, identity"),

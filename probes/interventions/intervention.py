@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -82,6 +83,11 @@ class Intervention(Change):
     def __post_init__(self) -> None:
         for name in ("layers", "sites", "branches", "sources", "targets", "positions", "prompt_positions", "what"):
             _is_list(name, getattr(self, name))
+        for name in ("layers", "sources", "targets"):
+            _is_whole(name, getattr(self, name) or ())
+        for name in ("positions", "prompt_positions"):
+            for row in _rows(getattr(self, name) or ()):
+                _is_whole(name, row)
         _known(self.sites, SITES, "site")
         _known(self.branches, BRANCHES, "branch")
         _known([self.mode], tuple(MODES), "mode")
@@ -306,7 +312,7 @@ def _between_groups(cfg: DCFormerConfig) -> Tensor:
 
 def _rows(positions: Positions) -> list[list[int]]:
     """A list of positions for each prompt, or one for all."""
-    listed: Any = [positions] if len(positions) and isinstance(positions[0], int) else positions
+    listed: Any = [positions] if len(positions) and not isinstance(positions[0], Sequence) else positions
     return [list(row) for row in listed]
 
 
@@ -323,6 +329,12 @@ def _is_list(name: str, given: Any) -> None:
         raise ValueError(f"{name} must be a list: [{given!r}], not {given!r}.")
     if given is not None and not len(given):
         raise ValueError(f"{name} is empty, so nothing would change. Leave it out to mean all.")
+
+
+def _is_whole(name: str, given: Sequence[Any]) -> None:
+    for number in given:
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ValueError(f"{name} must be whole numbers, got {number!r}.")
 
 
 def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -55,8 +56,10 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, MeanMixing):
         return {"tokens": value.tokens, "matrices": [[*key, m.tolist()] for key, m in value.matrices.items()]}
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | float):
         return value
+    if isinstance(value, Integral):
+        return int(value)
     return [_plain(item) for item in value]
 
 

@@ -37,8 +37,8 @@ def command(
     given = [name for name, value in (("--with", other_name), ("--twin", twin), ("--frozen", frozen),
                                       ("--change", change)) if value]  # fmt: skip
     if len(given) > 1 or (not given and other_prompt is None):
-        found = " and ".join(given) or "nothing"
-        raise click.UsageError(f"{found} was given. Name one: --with, --twin, --frozen or --change; or --other-prompt.")
+        named = " and ".join(given) or "nothing"
+        raise click.UsageError(f"{named} was given. Name one: --with, --twin, --frozen or --change; or --other-prompt.")
     from probes.comparison import PAIRINGS, compare
 
     model = open_model(model_name, device, dtype)
