@@ -4,4 +4,11 @@ import streamlit as st
 
 # an image of our own: the icons Streamlit offers here are fetched from the internet
 st.set_page_config(page_title="DCFormer workbench", page_icon="workbench/pages/icon.png", layout="wide")
-st.navigation([st.Page("workbench/pages/explore.py", title="Explore", default=True)]).run()
+st.navigation(
+    [
+        st.Page("workbench/pages/explore.py", title="Explore", default=True),
+        st.Page("workbench/pages/intervene.py", title="Intervene"),
+        st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
+        st.Page("workbench/pages/heads.py", title="Heads"),
+    ]
+).run()

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from model import capture, load_model
+from probes import Intervention, uncomposed_twin
+from probes.interventions import from_json, to_json
 from workbench import session
 from workbench.session import Workbench
+from workbench.sweeping import SweepRequest
 
 PROMPTS = [f"Mary has an apple. John has {n} violins." for n in ("two", "three", "four", "five", "six")]
 
@@ -65,3 +68,57 @@ def test_models_come_from_the_bundle_and_the_folder(tmp_path):
 
     save_model(model, tmp_path / "mine")
     assert Workbench(tmp_path).model_names()[-1].endswith("mine")
+
+
+def test_a_change_is_run_apart_from_the_intact_model():
+    bench, change = Workbench(), Intervention(layers=[1])
+    questions = [None, to_json(change), to_json(uncomposed_twin())] * 4
+
+    def ask(written):
+        name = "demo/dcformer"
+        run = bench.capture(name, PROMPTS[0]) if written is None else bench.changed_capture(name, PROMPTS[0], written)
+        return run.logits
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, questions))
+    model = load_model("demo/dcformer")
+    for written, logits in zip(questions, answers, strict=True):
+        truth = model(PROMPTS[0]) if written is None else from_json(written).run(model, PROMPTS[0])
+        torch.testing.assert_close(logits, truth[0].detach(), rtol=0, atol=1e-5)
+
+
+def test_maps_under_a_change_are_its_own():
+    bench, written = Workbench(), to_json(uncomposed_twin())
+    changed = bench.maps("demo/dcformer", PROMPTS[1], 2, 5, written)
+    run = bench.changed_capture("demo/dcformer", PROMPTS[1], written)
+    torch.testing.assert_close(changed["pattern_composed"], run.pattern(2, heads=5)[0])
+    assert not torch.equal(changed["pattern_composed"], bench.maps("demo/dcformer", PROMPTS[1], 2, 5)["pattern_raw"])
+
+
+def test_a_separate_model_shares_weights_and_nothing_else():
+    bench = Workbench()
+    shared, own = bench.model("demo/dcformer"), bench.separate_model("demo/dcformer")
+    for one, other in zip(shared.parameters(), own.parameters(), strict=True):
+        assert one.data_ptr() == other.data_ptr()
+    intact = shared(PROMPTS[0])
+    with uncomposed_twin().applied(own):
+        torch.testing.assert_close(shared(PROMPTS[0]), intact)
+        assert not torch.allclose(own(PROMPTS[0]), intact)
+    with uncomposed_twin().applied(shared):
+        torch.testing.assert_close(own(PROMPTS[0]), intact)
+
+
+def test_sessions_go_on_while_a_sweep_runs(tmp_path):
+    bench = Workbench()
+    request = SweepRequest("demo/dcformer", PROMPTS[0], "edge", "loss", (("mode", "identity"),), rows=64)
+    job = bench.start_sweep(request, tmp_path / "sweep.jsonl")
+    try:
+        truth = load_model("demo/dcformer")(PROMPTS[2])[0]
+        while job.running and not job.progress[0]:
+            pass
+        torch.testing.assert_close(bench.capture("demo/dcformer", PROMPTS[2]).logits, truth.detach())
+        assert job.running
+    finally:
+        job.cancel()
+        job.wait(120)
+    assert job.cancelled

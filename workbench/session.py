@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,14 @@ from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, list_models, load_model
 from model.capture import MAPS
+from probes import MeanMixing
+from probes.interventions import from_json
+from probes.metrics import repeated_random_tokens
+from workbench.attributions import Attributions, attribute_logit
+from workbench.changes import ChangeReading, read_change
+from workbench.head_tables import TABLES, HeadTable, RandomTokens
+from workbench.jobs import Job
+from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.views import distances
 
 Value = TypeVar("Value")
@@ -20,13 +29,19 @@ MODELS_KEPT = 3
 CAPTURE_BYTES = 1 << 30
 MAP_BYTES = 256 << 20
 DISTANCES_KEPT = 256
+READINGS_KEPT = 256
+MEANS_KEPT = 8
+ATTRIBUTIONS_KEPT = 64
+TABLES_KEPT = 64
+SWEEPS_AT_ONCE = 2
 
 
 class Workbench:
     """Models, captures and maps for any number of browser sessions.
 
-    Everything is keyed by what it was made from (model name, prompt, layer, head), so that sessions with the
-    same prompt share the work and an answer cannot belong to another question.
+    Everything is keyed by what it was made from (model name, prompt, change, layer, head), so that sessions with the
+    same prompt share the work and an answer cannot belong to another question. A change is given as the JSON that
+    probes.interventions.to_json writes.
 
     Args:
         model_folder: a folder of model directories to offer beside the bundled pair.
@@ -39,6 +54,11 @@ class Workbench:
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
         self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
+        self._readings: LRUCache = LRUCache(READINGS_KEPT)
+        self._means: LRUCache = LRUCache(MEANS_KEPT)
+        self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
+        self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._turns = threading.BoundedSemaphore(SWEEPS_AT_ONCE)
         self._guard = threading.Lock()
         self._locks: dict[Any, threading.Lock] = {}
 
@@ -56,19 +76,102 @@ class Workbench:
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt))
 
-    def maps(self, name: str, prompt: str, layer: int, head: int) -> dict[str, torch.Tensor]:
-        """The four maps of one head, each [query, key]; recent ones share MAP_BYTES."""
-        run = self.capture(name, prompt)
+    def changed_capture(self, name: str, prompt: str, change: str) -> Capture:
+        """One forward of a model under a change; kept like every capture.
+
+        Raises:
+            ValueError: JSON that is no change, or a change that the model or the prompt cannot have.
+        """
+        model = self.model(name)
+
+        def build() -> Capture:
+            with from_json(change).applied(model):
+                return capture(model, prompt)
+
+        # the change stands on the module that everyone shares: nobody else may run it meanwhile
+        return self._once(self._captures, (name, prompt, change), ("run", name), build)
+
+    def change_reading(self, name: str, prompt: str, change: str) -> ChangeReading:
+        """Losses and divergence of a prompt under a change, position by position."""
+        runs = self.capture(name, prompt), self.changed_capture(name, prompt, change)
+        return self._once(self._readings, (name, prompt, change), ("maps", name), lambda: read_change(*runs))
+
+    def mean_mixing(self, name: str, prompts: tuple[str, ...]) -> MeanMixing:
+        """The mean of every branch over some prompts; MEANS_KEPT of them are kept."""
+        model = self.model(name)
+        return self._once(self._means, (name, prompts), ("run", name), lambda: MeanMixing.over(model, prompts))
+
+    def maps(self, name: str, prompt: str, layer: int, head: int, change: str | None = None) -> dict[str, torch.Tensor]:
+        """The four maps of one head, each [query, key], under a change if one is given; they share MAP_BYTES."""
+        run = self.capture(name, prompt) if change is None else self.changed_capture(name, prompt, change)
 
         def build() -> dict[str, torch.Tensor]:
             return {kind: values[0] for kind, values in run.maps(layer, MAPS, heads=head).items()}
 
-        return self._once(self._maps, (name, prompt, layer, head), ("maps", name), build)
+        return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
 
     def distances(self, name: str, prompt: str) -> dict[str, torch.Tensor]:
         """How far each head's mixing is from identity, by site, [layer, head]."""
         run = self.capture(name, prompt)
         return self._once(self._distances, (name, prompt), ("maps", name), lambda: distances(run))
+
+    def start_sweep(self, request: SweepRequest, out: Path) -> Job[SweepResult]:
+        """A sweep in a thread of its own, over a model of its own: other sessions go on meanwhile.
+
+        At most SWEEPS_AT_ONCE run; the next waits for its turn.
+
+        Args:
+            out: a file that keeps what is done; the same request goes on from there.
+        """
+
+        def work(watch: Callable[[int, int], None]) -> SweepResult:
+            mean = self.mean_mixing(request.model, request.corpus) if request.corpus else None
+            return run_sweep(request, self.separate_model(request.model), mean, out, watch)
+
+        return Job(work, self._turns)
+
+    def separate_model(self, name: str) -> HookedDCFormer:
+        """The model of this name once more: the same weights in memory, hooks and taps of its own.
+
+        What runs on it neither waits for the shared one nor disturbs it, whatever stands on either.
+        """
+        model = self.model(name)
+        shared = [*model.parameters(), *model.buffers(), model.tokenizer]
+        with self._guard:
+            lock = self._locks.setdefault(("run", name), threading.Lock())
+        with lock:  # no tap stands on it now, so none is copied
+            return copy.deepcopy(model, {id(part): part for part in shared})
+
+    def attributions(self, name: str, prompt: str, query: int, token: int, contrast: int | None = None) -> Attributions:
+        """What every virtual head of one query adds to a token's logit; ATTRIBUTIONS_KEPT answers are kept.
+
+        Raises:
+            ValueError: a query or token that does not exist.
+        """
+        model, run = self.model(name), self.capture(name, prompt)
+        key = (name, prompt, query, token, contrast)
+        return self._once(
+            self._attributions, key, ("heads", name), lambda: attribute_logit(model, run, query, token, contrast)
+        )
+
+    def head_table(self, name: str, text: str | RandomTokens, kind: str) -> HeadTable:
+        """One of head_tables.TABLES, measured on a prompt or on repeated random tokens; TABLES_KEPT are kept.
+
+        Raises:
+            ValueError: random tokens that do not fit the model, or a table that this model cannot have.
+        """
+        run = self.random_capture(name, text) if isinstance(text, RandomTokens) else self.capture(name, text)
+        return self._once(self._tables, (name, text, kind), ("heads", name), lambda: TABLES[kind](run))
+
+    def random_capture(self, name: str, asked: RandomTokens) -> Capture:
+        """One forward over repeated random tokens, kept like every capture."""
+        model = self.model(name)
+
+        def build() -> Capture:
+            tokens = repeated_random_tokens(model, asked.block, asked.repeats, asked.seed)
+            return capture(model, tokens, logits=False)
+
+        return self._once(self._captures, (name, asked), ("run", name), build)
 
     def _once(self, cache: LRUCache, key: Any, lock_name: Any, build: Callable[[], Value]) -> Value:
         """What stands under key, building it if nobody has; sessions that want the same wait for one build."""

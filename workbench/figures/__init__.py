@@ -1,6 +1,24 @@
 """Arrays in, plotly figures out, one kind a file. Signed values are always on a diverging scale centred on 0."""
 
+from workbench.figures.by_layer import LayerPanel, by_layer_figure
+from workbench.figures.changed_tokens import changed_tokens_figure
+from workbench.figures.head_matrices import head_matrices_figure
+from workbench.figures.head_scatter import head_scatter_figure
 from workbench.figures.mixing_matrix import mixing_matrix_figure
 from workbench.figures.sources import source_heads_figure
+from workbench.figures.sweep_cells import sweep_cells_figure
+from workbench.figures.virtual_head_flow import virtual_head_flow_figure
+from workbench.figures.virtual_head_keys import virtual_head_keys_figure
 
-__all__ = ["mixing_matrix_figure", "source_heads_figure"]
+__all__ = [
+    "LayerPanel",
+    "by_layer_figure",
+    "changed_tokens_figure",
+    "head_matrices_figure",
+    "head_scatter_figure",
+    "mixing_matrix_figure",
+    "source_heads_figure",
+    "sweep_cells_figure",
+    "virtual_head_flow_figure",
+    "virtual_head_keys_figure",
+]

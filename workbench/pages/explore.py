@@ -10,7 +10,7 @@ import streamlit as st
 from model import Capture
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
-from workbench.pages.shared import choose_run, workbench
+from workbench.pages.shared import PLOT, choose_run, workbench
 from workbench.session import Workbench
 from workbench.viewer.component import map_viewer, read_event
 from workbench.viewer.token_strip import token_strip
@@ -20,7 +20,7 @@ from workbench.views import Selection
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench)
+    name, prompt, run = choose_run(bench, "Explore")
     selection = current_selection(bench, run, (name, prompt))
     maps = bench.maps(name, prompt, selection.layer, selection.head)
     show_header(bench.model(name).cfg.model_name, run)
@@ -127,7 +127,5 @@ def show_predictions(run: Capture, selection: Selection, decode: object) -> None
         hide_index=True, width="stretch",
     )  # fmt: skip
 
-
-PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 page()

@@ -26,6 +26,9 @@ EXAMPLES = {
 }
 
 
+PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+"""How plotly's charts behave on every page."""
+
 # Streamlit's own margins would leave no room for three maps side by side at 1280 px
 _ROOMY = "<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>"
 
@@ -45,19 +48,34 @@ def attempt(action: Callable[[], Value]) -> Value:
         st.stop()
 
 
-def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
-    """Model and prompt from the sidebar, and their capture."""
+def choose_run(bench: Workbench, page: str) -> tuple[str, str, Capture]:
+    """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
+
+    Args:
+        page: the name of the page that asks.
+    """
     st.html(_ROOMY)
+    _take_along(page)
     with st.sidebar:
-        name = st.selectbox("Model", attempt(bench.model_names), key="model")
-        st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example)
+        name = st.selectbox("Model", attempt(bench.model_names), key="model", persist_state="session")
+        st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
         st.session_state.setdefault("prompt", next(iter(EXAMPLES.values())))
-        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
+        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.", persist_state="session")
     if not prompt:
         st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
         st.stop()
     with st.spinner("Running the model ...", show_time=True):
         return name, prompt, attempt(lambda: bench.capture(name, prompt))
+
+
+def _take_along(page: str) -> None:
+    """Where another page was shown last, take over what was chosen there: to Streamlit these are other widgets."""
+    if st.session_state.get("page") == page:
+        return  # assigning in every run would undo what a person types while the page answers
+    st.session_state.page = page
+    for key in ("model", "example", "prompt"):
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
 
 
 def _take_example() -> None:

@@ -1,0 +1,27 @@
+"""A button that opens the Explore page at a head."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from model import Capture
+from workbench import views
+from workbench.pages.shared import attempt
+
+
+def explore_button(
+    question: tuple[str, str], run: Capture, layer: int, head: int, query: int | None = None, key: int | None = None,
+    label: str | None = None,
+) -> None:  # fmt: skip
+    """Offer to open Explore at a head of the chosen prompt.
+
+    Args:
+        question: model name and prompt, and run their capture.
+        query, key: where to look; None = at the last token, and at the key that the head weighs most.
+        label: of the button, if it is not to say the head alone.
+    """
+    text = label or f"Open layer {layer}, head {head} in Explore"
+    if st.button(text, icon=":material/open_in_new:", key=f"explore {text}"):
+        at = attempt(lambda: views.chosen_selection(run, layer, head, query, key))
+        st.session_state.question, st.session_state.window, st.session_state.selection = question, None, at
+        st.switch_page("workbench/pages/explore.py")
