@@ -32,6 +32,8 @@ from probes.measures import Measure, PerSequence, Predictions, known_measures, p
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
 """Tokens of all cells that share a forward pass; beyond this a CPU gains nothing."""
+COLUMNS = ("measure", "value", "intact", "change", "low", "high", "sequences")
+"""Of the result, beside the labels."""
 EACH_BATCH = Callable[[tuple[int, ...]], Change]
 """A change that depends on the examples, given by their numbers: a patch from another prompt for each."""
 
@@ -279,6 +281,10 @@ def _change(cell: Cell, batch: ExampleBatch) -> Change:
 def _check(cfg: DCFormerConfig, examples: Sequence[Example], cells: Sequence[Cell]) -> None:
     if not examples or not cells:
         raise ValueError(f"{len(examples)} examples and {len(cells)} cells were given. Give at least one of each.")
+    if taken := {name for cell in cells for name in cell.labels} & set(COLUMNS):
+        raise ValueError(
+            f"Labels named {', '.join(sorted(taken))} are columns of the result already. Name them otherwise."
+        )
     keys = [cell.key for cell in cells]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)

@@ -222,6 +222,7 @@ def test_batches_hold_every_example_once(examples):
         (lambda m, e: sweep(m, e, branch_cells(m.cfg, layers=[7])), "Layer 7 does not exist"),
         (lambda m, e: sweep(m, e, branch_cells(m.cfg, branches=["gate"])), "Unknown branch 'gate'"),
         (lambda m, e: sweep(m, e, branch_cells(m.cfg, layers=[0]) * 2), "Two cells have the labels"),
+        (lambda m, e: sweep(m, e, [Cell({"change": 1}, Intervention())]), "Labels named change are columns"),
         (lambda m, e: sweep(m, e, position_cells(m.cfg, [8], layers=[0])), "Position 8 does not exist"),
         (lambda m, e: sweep(m, e[:1], branch_cells(m.cfg), ["logit_difference"]), "name no contrast tokens"),
         (lambda m, e: sweep(small_model("plain"), e, branch_cells(m.cfg)), "composition is off"),

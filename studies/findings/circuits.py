@@ -26,7 +26,7 @@ from probes.sweeps import Cell, edge_cells, sweep
 from probes.tasks.pairs import paired_rows
 
 RULES = {"person and thing": 0, "capability": 32, "time just before": 48}
-FOUND_ON, CONFIRMED_ON, VIRTUAL_HEADS, DRAWS = 6, 16, 3, 5
+FOUND_ON, CONFIRMED_ON, VIRTUAL_HEADS, DRAWS = 6, 16, 8, 5
 FOUND_SEED, CONFIRMED_SEED = 21, 22
 QUERY_PART = ("query_lowrank", "query_gate")
 Edge = tuple[int, int, int]
@@ -58,12 +58,12 @@ def confirming_cells(
     heads = range(model.cfg.n_heads)
     every = itertools.product(range(model.cfg.n_layers), heads, heads)
     others_edges = [edge for edge in every if edge[1] != edge[2] and edge not in edges]
-    cells = [Cell({"change": "cut", "draw": -1}, _all(edges, mode="identity"))]
+    cells = [Cell({"what": "cut", "draw": -1}, _all(edges, mode="identity"))]
     for edge in edges:
-        cells.append(Cell({"change": f"cut {named(edge)}", "draw": -1}, _all([edge], mode="identity")))
+        cells.append(Cell({"what": f"cut {named(edge)}", "draw": -1}, _all([edge], mode="identity")))
     for draw in range(DRAWS):
         drawn = random.Random(draw).sample(others_edges, len(edges))
-        cells.append(Cell({"change": "cut others", "draw": draw}, _all(drawn, mode="identity")))
+        cells.append(Cell({"what": "cut others", "draw": draw}, _all(drawn, mode="identity")))
 
     def at_answers(shift: int | None) -> Callable[[tuple[int, ...]], Change]:
         """The query part before answers taken away (None), or from the other wording's token `shift` further on."""
@@ -79,7 +79,7 @@ def confirming_cells(
         return of
 
     parts = {"gone": None, "of the other wording": 0, "of the token before": -1}
-    return cells + [Cell({"change": f"query part {name}", "draw": -1}, at_answers(at)) for name, at in parts.items()]
+    return cells + [Cell({"what": f"query part {name}", "draw": -1}, at_answers(at)) for name, at in parts.items()]
 
 
 def named(edge: Edge) -> str:
