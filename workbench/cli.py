@@ -11,7 +11,7 @@ import click
 COMMANDS = {
     "app": "Open the workbench in the browser.",
     "inspect": "Write a report of how the heads are composed on a prompt.",
-    "compare": "Two runs side by side: another model, the uncomposed twin, another prompt.",
+    "compare": "Two runs side by side: another model, the twin, another prompt.",
     "generate": "Continue a prompt.",
     "evaluate": "Loss of text files under a sliding context.",
     "train": "Train models as a YAML file describes.",
