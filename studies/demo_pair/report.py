@@ -138,7 +138,9 @@ def draw(frames: Sequence[pd.DataFrame]) -> None:
         figure.add_scatter(
             x=evaluated.step, y=evaluated["exact_match/overall"], line=line, showlegend=False, row=1, col=2
         )
-    figure.update_layout(width=1200, height=420, template="plotly_white", margin={"t": 40}, legend={"orientation": "h", "y": -0.15})
+    figure.update_layout(
+        width=1200, height=420, template="plotly_white", margin={"t": 40}, legend={"orientation": "h", "y": -0.15}
+    )
     figure.update_xaxes(title="step")
     figure.update_yaxes(range=[0, 1], row=1, col=2)
     screenshot(figure)
