@@ -111,7 +111,9 @@ class MixingGradients:
             at = _again(self.intact[layer])
             tap(at)
             for site in model.cfg.mixed_sites:
-                total += self._of_site(layer, site, self.intact[layer].mixing[site], at.mixing[site]).double().cpu()
+                old, new = self.intact[layer].mixing[site], at.mixing[site]
+                if new is not old:
+                    total += self._of_site(layer, site, old, new).double().cpu()
         return total
 
     def _of_site(self, layer: int, site: str, old: Mixing, new: Mixing) -> Tensor:

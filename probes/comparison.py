@@ -24,6 +24,8 @@ from probes.metrics import head_metrics
 
 QUERIES_COMPARED = 256
 """Rows of the maps, evenly spaced, on which heads are compared."""
+POSITIONS_AT_ONCE = 256
+"""Positions whose next-token distributions are held in float64 at a time."""
 PAIRINGS = {
     "same": "the same weights in both runs: head h is head h",
     "matched": "two trainings, whose head numbers have nothing to do with each other: paired within each layer by the "
@@ -54,44 +56,26 @@ class Comparison:
         does), kl (KL(a || b) of the next-token distributions in nats; nan between vocabularies of other sizes),
         next_a and next_b (id of the most likely next token).
         """
-        a = self.runs[0]
-        losses = [_losses(run) for run in self.runs]
-        log_a, log_b = (run.logits.double().log_softmax(-1) for run in self.runs)  # type: ignore[union-attr]
-        rows = []
-        for i, j in self.pairs:
-            same = log_a.shape[-1] == log_b.shape[-1]
-            kl = float((log_a[i].exp() * (log_a[i] - log_b[j])).sum()) if same else float("nan")
-            rows.append(
-                {
-                    "position_a": i, "position_b": j, "token": a.str_tokens[i], "loss_a": losses[0][i],
-                    "loss_b": losses[1][j], "kl": kl, "next_a": int(log_a[i].argmax()),
-                    "next_b": int(log_b[j].argmax()),
-                }
-            )  # fmt: skip
-        return pd.DataFrame(rows)
+        aligned, a = torch.tensor(self.pairs), self.runs[0]
+        pieces = [_predictions(*self.runs, *piece.T) for piece in aligned.split(POSITIONS_AT_ONCE)]
+        found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        table = pd.DataFrame({"position_a": aligned[:, 0], "position_b": aligned[:, 1]} | found)
+        table.insert(2, "token", [a.str_tokens[i] for i, _ in self.pairs])
+        return table
 
     @cached_property
     def heads(self) -> pd.DataFrame:
-        """One row for each pair of heads: layer, head_a, head_b, distance, composed_a, composed_b.
+        """One row for each pair of heads: layer, head_a, head_b, distance; no rows where heads are not paired.
 
         distance: of the composed patterns, mean over aligned queries of the L1 distance of the two rows over aligned
-        keys. composed_a, composed_b: from each head's own raw to its composed pattern, the same way. No rows where
-        heads are not paired.
+        keys. How far each head's own pattern is mixed is probes.metrics.raw_to_composed.
         """
         rows = []
         for layer in range(self.runs[0].cfg.n_layers) if self.pairing != "unpaired" else ():
-            maps = [[_rows(run, layer, stage, at) for stage in ("raw", "composed")] for run, at in self._places]
-            distance_NM = _distances(maps[0][1], maps[1][1])
-            own = [(raw - composed).abs().sum(-1).mean(-1) for raw, composed in maps]
+            distance_NM = _distances(*(_rows(run, layer, at) for run, at in self._places))
             for head_a, head_b in self._paired(distance_NM):
-                rows.append(
-                    {
-                        "layer": layer, "head_a": head_a, "head_b": head_b,
-                        "distance": float(distance_NM[head_a, head_b]),
-                        "composed_a": float(own[0][head_a]), "composed_b": float(own[1][head_b]),
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "distance", "composed_a", "composed_b"])
+                rows.append((layer, head_a, head_b, float(distance_NM[head_a, head_b])))
+        return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "distance"])
 
     def metrics(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Head metrics of both sides for paired heads: layer, head_a, head_b, stage, metric, a, b, difference (b - a).
@@ -198,16 +182,28 @@ def _aligned(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     return [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
 
 
-def _losses(run: Capture) -> list[float]:
-    """Of the token after each position, in nats; nan after the last."""
-    assert run.logits is not None
-    return [*F.cross_entropy(run.logits[:-1].double(), run.tokens[1:], reduction="none").tolist(), float("nan")]
+def _predictions(a: Capture, b: Capture, places_a: Tensor, places_b: Tensor) -> dict[str, Tensor]:
+    """Both sides' losses, first choices and divergence at some positions, as columns of Comparison.tokens."""
+    logs: list[Tensor] = []
+    found: dict[str, Tensor] = {}
+    for side, run, places in (("a", a, places_a), ("b", b, places_b)):
+        log_PV = run.logits[places].double().log_softmax(-1)  # type: ignore[index]
+        following = (places + 1).clamp(max=len(run) - 1)
+        loss = F.nll_loss(log_PV, run.tokens[following], reduction="none")
+        found[f"loss_{side}"] = loss.masked_fill(places == len(run) - 1, float("nan"))
+        found[f"next_{side}"] = log_PV.argmax(-1)
+        logs.append(log_PV)
+    log_p, log_q = logs
+    same = log_p.shape[-1] == log_q.shape[-1]
+    # rounding can leave the divergence of equal distributions just below 0
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0) if same else torch.full_like(found["loss_a"], torch.nan)
+    return found | {"kl": kl}
 
 
-def _rows(run: Capture, layer: int, stage: str, places_T: Tensor) -> Tensor:
-    """Aligned rows and columns of all heads' patterns, [head, query, key]."""
+def _rows(run: Capture, layer: int, places_T: Tensor) -> Tensor:
+    """Aligned rows and columns of all heads' composed patterns, [head, query, key]."""
     step = -(-len(places_T) // QUERIES_COMPARED)
-    return run.pattern(layer, stage, queries=places_T[::step], keys=places_T)
+    return run.pattern(layer, queries=places_T[::step], keys=places_T)
 
 
 def _distances(a_NTS: Tensor, b_MTS: Tensor) -> Tensor:

@@ -215,7 +215,9 @@ def sweep(
     _check(engine.cfg, examples, cells)
     patched = any(not isinstance(cell.change, Change) for cell in cells)
     groups = list(batches(examples, batch_size, str(engine.cfg.device), equal_length=patched))
-    kept = Kept(None if out is None else Path(out), _fingerprint(engine, examples, cells, measures, batch_size))
+    # all weights are hashed, which a sweep without a file need not wait for
+    name = "" if out is None else _fingerprint(engine, examples, cells, measures, batch_size)
+    kept = Kept(None if out is None else Path(out), name)
     room = TOKENS_AT_ONCE.get(str(engine.cfg.device).split(":")[0], 2048) if tokens_at_once is None else tokens_at_once
     missing = [[cell for cell in cells if not kept.has(number, cell.key)] for number in range(len(groups))]
     total = len(groups) * len(cells)

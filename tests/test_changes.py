@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import capture
-from probes import Intervention, MeanMixing, uncomposed_twin
+from probes import Intervention, MeanMixing, comparison, uncomposed_twin
 from probes.examples import text_examples
 from probes.interventions import to_json
 from probes.measures import measured
@@ -34,7 +34,7 @@ def capture_under(model, change):
 
 
 def test_a_reading_is_what_the_measures_say(model, runs, monkeypatch):
-    monkeypatch.setattr(changes, "POSITIONS_AT_ONCE", 4)  # pieces that do not divide the length
+    monkeypatch.setattr(comparison, "POSITIONS_AT_ONCE", 4)  # pieces that do not divide the length
     reading = changes.read_change(*runs)
     examples = text_examples(model, some_tokens(1, T))
     intact, changed = measured(model, examples), measured(model, examples, ["loss", "kl"], uncomposed_twin())

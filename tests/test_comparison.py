@@ -57,7 +57,6 @@ def test_a_model_and_its_twin(model):
     truth = (a.pattern(1)[2] - b.pattern(1)[2]).abs().sum(-1).mean()
     assert row.head_b == 2
     assert row.distance == pytest.approx(float(truth), abs=1e-6)
-    assert row.composed_b == 0.0
     assert found.summary["loss_b"] == pytest.approx(float(found.tokens.loss_b.mean()))
 
 

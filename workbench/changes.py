@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import Capture
+from probes.comparison import Comparison
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, max_abs
-
-POSITIONS_AT_ONCE = 256
-"""Positions whose next-token distributions are held in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,9 @@ def read_change(intact: Capture, changed: Capture) -> ChangeReading:
         raise ValueError("A capture was made without logits. Capture again with logits=True.")
     if not torch.equal(intact.tokens, changed.tokens):
         raise ValueError("The two runs read different tokens. Run the same prompt twice.")
-    pieces = [
-        _read(intact.logits[rows], changed.logits[rows], intact.tokens[rows.start + 1 : rows.stop + 1])
-        for rows in (slice(at, at + POSITIONS_AT_ONCE) for at in range(0, len(intact), POSITIONS_AT_ONCE))
-    ]
-    return ChangeReading(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
-
-
-def _read(intact_TV: Tensor, changed_TV: Tensor, following_T: Tensor) -> tuple[np.ndarray, ...]:
-    log_p, log_q = (logits.double().log_softmax(-1) for logits in (intact_TV, changed_TV))
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
-    losses = (F.nll_loss(logs[: len(following_T)], following_T, reduction="none") for logs in (log_p, log_q))
-    rest = len(kl) - len(following_T)
-    return (*(F.pad(loss, (0, rest), value=float("nan")).numpy() for loss in losses), kl.clamp(min=0).numpy())
+    every = [(at, at) for at in range(len(intact))]
+    tokens = Comparison(("intact", "changed"), (intact, changed), every, "same").tokens
+    return ChangeReading(*(tokens[name].to_numpy() for name in ("loss_a", "loss_b", "kl")))
 
 
 def pattern_distances(intact: Capture, changed: Capture, query: int) -> Tensor:

@@ -61,13 +61,10 @@ class Change(ABC):
 
 
 @dataclass(frozen=True)
-class Combined(Change):
-    """Several changes, applied one after the other."""
+class Several(Change):
+    """Changes held together: what each refuses is refused, and the first layer of any is the first."""
 
     changes: tuple[Change, ...]
-
-    def parts(self) -> tuple[Change, ...]:
-        return self.changes
 
     def check(self, cfg: DCFormerConfig) -> None:
         for change in self.changes:
@@ -75,6 +72,13 @@ class Combined(Change):
 
     def first_layer(self, cfg: DCFormerConfig) -> int:
         return min(change.first_layer(cfg) for change in self.changes)
+
+
+class Combined(Several):
+    """Several changes, applied one after the other."""
+
+    def parts(self) -> tuple[Change, ...]:
+        return self.changes
 
     def tap(self, source: HookedDCFormer | Engine) -> Tap:
         taps = [change.tap(source) for change in self.changes]

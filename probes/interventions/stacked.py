@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model import Engine, HookedDCFormer
-from model.config import DCFormerConfig
 from model.mixing import Mixing
 from model.taps import LayerActivations, Tap
-from probes.interventions.change import Change
+from probes.interventions.change import Several
 from probes.interventions.edits import Where, added, constant_channels
 
 
-@dataclass(frozen=True)
-class Stacked(Change):
+class Stacked(Several):
     """Changes side by side: the first n-th of the batch under the first, the next under the second, and so on.
 
     For prompts repeated once for each change, one copy of the batch after another. Where their constants differ (an
     edge cut, a frozen branch), they become channels of the factors, which cost as much as that many of the model's
     rank.
     """
-
-    changes: tuple[Change, ...]
-
-    def check(self, cfg: DCFormerConfig) -> None:
-        for change in self.changes:
-            change.check(cfg)
-
-    def first_layer(self, cfg: DCFormerConfig) -> int:
-        return min(change.first_layer(cfg) for change in self.changes)
 
     def tap(self, source: HookedDCFormer | Engine) -> Tap:
         taps = [change.tap(source) for change in self.changes]

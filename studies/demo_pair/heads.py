@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import Engine, HookedDCFormer, capture, load_model
-from model.config import SITES
 from model.mixing import BRANCHES
 from probes import Intervention
 from probes.tasks import TaskRow, answer_token_mask, score
@@ -31,9 +30,14 @@ GROUPS = ("persons", "with not", "without not", "who?", "what?", ODD, REPEATS)
 those that ask for a name and those that ask for something else; odd one out; second halves of random tokens."""
 
 
+VALUES = "values"
+PARTS = {"pre": "scores", "post": "pattern", VALUES: "values"}
+"""Site -> what of a head is switched off."""
+
+
 @dataclass(frozen=True)
 class HeadOff:
-    """A head whose raw map reaches no target at one site.
+    """A head whose raw map reaches no target at one site or, with site VALUES, whose values no pattern reaches.
 
     looks: where its raw pattern lies, or what its raw scores serve. does: what follows from switching it off.
     falls, stays: group -> the share of right answers that it falls below, or stays above.
@@ -48,13 +52,16 @@ class HeadOff:
     stays: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        return f"L{self.layer}H{self.head}, {'scores' if self.site == 'pre' else 'pattern'}"
+        return f"L{self.layer}H{self.head}, {PARTS[self.site]}"
 
     @property
     def change(self) -> Intervention:
+        # values that no pattern reaches add nothing
+        row, column = (None, [self.head]) if self.site == VALUES else ([self.head], None)
         return Intervention(
-            layers=[self.layer], sites=[self.site], sources=[self.head], branches=BRANCHES, mode="set", value=0.0
-        )
+            layers=[self.layer], sites=["post" if self.site == VALUES else self.site], sources=row, targets=column,
+            branches=BRANCHES, mode="set", value=0.0,
+        )  # fmt: skip
 
 
 EXPLAINED = (
@@ -112,7 +119,7 @@ def without(engine: Engine, rows: Sequence[TaskRow], heads: Sequence[HeadOff]) -
 
 
 def every_head(model: HookedDCFormer) -> list[HeadOff]:
-    places = itertools.product(range(model.cfg.n_layers), SITES, range(model.cfg.n_heads))
+    places = itertools.product(range(model.cfg.n_layers), PARTS, range(model.cfg.n_heads))
     return [HeadOff(layer, site, head) for layer, site, head in places]
 
 
@@ -179,7 +186,9 @@ def _roles(
 @click.command()
 @click.option("--model", "name", default="demo/dcformer", show_default=True)
 @click.option("--rows-per-rule", default=1, show_default=True)
-@click.option("--every", is_flag=True, help="Switch off every head at each site, not only those that are explained.")
+@click.option(
+    "--every", is_flag=True, help="Switch off scores, pattern and values of every head, not only those explained."
+)
 def main(name: str, rows_per_rule: int, every: bool) -> None:
     """Switch heads off, one at a time, and show where they look."""
     model, rows = load_model(name), held_out(rows_per_rule)

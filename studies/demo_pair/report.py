@@ -29,6 +29,7 @@ CURVES = Path(__file__).parent / "curves.csv"
 PICTURE = ROOT / "docs" / "images" / "demo_pair.png"
 BIN = 50
 """Steps over which the loss curves are averaged."""
+EVALUATED = "exact_match/overall"
 COLOURS = {"dcformer": "#0f62fe", "transformer": "#da1e28"}
 
 
@@ -44,6 +45,7 @@ def main(runs: Path, sample: Path | None, rows_per_rule: int) -> None:
             f"{runs} holds no finished run. Train the pair first, see studies/demo_pair/README.md."
         )
     write_curves(folders)
+    click.echo(f"## Held-out exact match along the way, one row of each rule\n\n{progress_table(folders)}\n")
     models = {name_of(folder): load_model(folder / "final") for folder in folders}
     rows = held_out(rows_per_rule)
     click.echo(f"## Exact match, {rows_per_rule} held-out rows of each rule\n\n{task_table(models, rows)}\n")
@@ -65,6 +67,19 @@ def name_of(folder: Path) -> str:
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = "|---|" + "---:|" * (len(head) - 1)
     return "\n".join(f"| {' | '.join(line)} |" if line else rule for line in (head, (), *lines))
+
+
+def progress_table(folders: Sequence[Path]) -> str:
+    """Evaluated steps x runs."""
+    found = {
+        name_of(folder): {line["step"]: line[EVALUATED] for line in read_metrics(folder) if EVALUATED in line}
+        for folder in folders
+    }
+    steps = sorted({int(step) for shares in found.values() for step in shares})
+    lines = [
+        [f"{step:,}", *(f"{shares[step]:.3f}" if step in shares else "" for shares in found.values())] for step in steps
+    ]
+    return markdown(["step", *found], lines)
 
 
 def task_table(models: dict[str, HookedDCFormer], rows: Sequence[TaskRow]) -> str:
@@ -133,11 +148,9 @@ def draw(frames: Sequence[pd.DataFrame]) -> None:
         name, seed = frame.run.iloc[0], int(frame.seed.iloc[0])
         line = {"color": COLOURS[name], "dash": ("solid", "dash", "dot")[seed % 3], "width": 1.5}
         label = f"{name}, seed {seed}"
-        evaluated = frame.dropna(subset="exact_match/overall")
+        evaluated = frame.dropna(subset=EVALUATED)
         figure.add_scatter(x=frame.step, y=frame.loss, line=line, name=label, row=1, col=1)
-        figure.add_scatter(
-            x=evaluated.step, y=evaluated["exact_match/overall"], line=line, showlegend=False, row=1, col=2
-        )
+        figure.add_scatter(x=evaluated.step, y=evaluated[EVALUATED], line=line, showlegend=False, row=1, col=2)
     figure.update_layout(
         width=1200, height=420, template="plotly_white", margin={"t": 40}, legend={"orientation": "h", "y": -0.15}
     )
