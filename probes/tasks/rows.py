@@ -33,8 +33,8 @@ _FACTS = {
 class Fact:
     """subject has object.
 
-    span, object_span: of the subject's name, and of the object as written, in the line. end: of its sentence, the full
-    stop included.
+    span, object_span: of the subject's name in the line, and of the object without its article. end: of its sentence,
+    the full stop included.
     """
 
     subject: str
@@ -100,7 +100,13 @@ def facts(rule: Rule, line: str) -> list[Fact]:
     start, end = line.find("<") + 1, line.find(">")
     pattern = re.compile(_FACTS[rule.topic][rule.inverted])
     return [
-        Fact(m["subject"], _listed_form(rule, m["object"]), m.span("subject"), m.span("object"), m.end())
+        Fact(
+            m["subject"],
+            listed := _listed_form(rule, m["object"]),
+            m.span("subject"),
+            (m.end("object") - len(listed), m.end("object")),
+            m.end(),
+        )
         for m in pattern.finditer(line, start, end)
     ]
 
