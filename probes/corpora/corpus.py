@@ -43,7 +43,9 @@ Record = Callable[[], Document]
 
 
 class Corpus(ABC):
-    """Documents in an order that is the same each time."""
+    """Documents in an order that is the same each time. columns: labels that every document has."""
+
+    columns: tuple[str, ...] = ()
 
     @abstractmethod
     def records(self) -> Iterator[Record]:

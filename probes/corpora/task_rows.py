@@ -24,6 +24,8 @@ class TaskRows(Corpus):
         path: rows in the published form, in place of generated ones.
     """
 
+    columns = ("task_family", "task_rule", "task_form", "task_role")
+
     def __init__(
         self, rules: list[int] | None = None, rows: int = 4, seed: int = 0, split: str = "train",
         path: Path | None = None,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from operator import attrgetter
 
 from model import DCFormerConfig
 from model.mixing import FACTORS
-from model.taps import LayerActivations
 from probes.features.feature import ActivationFeature, FeatureKind, Place
 
 MEANINGS = {
@@ -29,12 +28,10 @@ def factor(cfg: DCFormerConfig, name: str, place: Place) -> ActivationFeature:
     side, kind = name.split("_")
     heads = (cfg.rank, cfg.heads_per_group) if cfg.groups == 1 else (cfg.groups, cfg.rank, cfg.heads_per_group)
 
-    def values(at: LayerActivations) -> Tensor:
-        return getattr(at.mixing[str(place.where)], name)
-
     return ActivationFeature(
         name=f"{name}@{place}", place=place, shape=(cfg.n_heads,) if kind == "gate" else heads, unit="weight",
-        meaning=f"{kind} of the {side} token: {MEANINGS[kind]}", values=values,
+        meaning=f"{kind} of the {side} token: {MEANINGS[kind]}", reads=(name,),
+        values=attrgetter(name),
     )  # fmt: skip
 
 

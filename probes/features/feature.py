@@ -1,4 +1,4 @@
-"""The kinds of feature, by what they are read from: a layer's activations, the residual stream, maps, predictions.
+"""The kinds of feature, by what they are read from: mixing factors, the residual stream, maps, predictions.
 
 Axes: B batch, T token, N head.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from model import DCFormerConfig
-from model.taps import LayerActivations
+from model.mixing import Mixing
 from probes.metrics.blocks import Block
 
 
@@ -53,9 +53,10 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationFeature(Feature):
-    """Read by a tap. values: (activations of the layer) -> [B, T, *shape]."""
+    """Made from factors of one layer and site. reads: which of model.mixing.FACTORS. values: (Mixing) -> [B, T, *shape]."""
 
-    values: Callable[[LayerActivations], Tensor] = field(compare=False)
+    reads: tuple[str, ...]
+    values: Callable[[Mixing], Tensor] = field(compare=False)
 
     def layers_needed(self, cfg: DCFormerConfig) -> int:
         assert self.place.layer is not None
@@ -66,7 +67,7 @@ class ActivationFeature(Feature):
 class PartFeature(ActivationFeature):
     """Q(i) or K(j). factors: the features (down, up, gate) that it can be kept as."""
 
-    factors: tuple[ActivationFeature, ActivationFeature, ActivationFeature]
+    factors: tuple[ActivationFeature, ...]
 
     @property
     def smaller_as_factors(self) -> bool:

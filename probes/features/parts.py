@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from model import DCFormerConfig
-from model.mixing import side_part
-from model.taps import LayerActivations
+from model.mixing import Mixing, side_part
 from probes.features.factors import factor, places_of_side
 from probes.features.feature import FeatureKind, PartFeature, Place
 
@@ -16,9 +15,10 @@ def part(cfg: DCFormerConfig, side: str, place: Place) -> PartFeature:
     """down^T up + diag gate, [source head, target head]; with groups its diagonal blocks, [G, H/G, H/G]."""
     size = cfg.heads_per_group
     letter = {"query": "Q(i)", "key": "K(j)"}[side]
+    factors = tuple(factor(cfg, f"{side}_{kind}", place) for kind in ("down", "up", "gate"))
 
-    def values(at: LayerActivations) -> Tensor:
-        whole = side_part(at.mixing[str(place.where)], side)
+    def values(mixing: Mixing) -> Tensor:
+        whole = side_part(mixing, side)
         if cfg.groups == 1:
             return whole
         cut = [slice(group * size, (group + 1) * size) for group in range(cfg.groups)]
@@ -28,7 +28,7 @@ def part(cfg: DCFormerConfig, side: str, place: Place) -> PartFeature:
         name=f"{side}_part@{place}", place=place, unit="weight", values=values,
         shape=(size, size) if cfg.groups == 1 else (cfg.groups, size, size),
         meaning=f"{letter}, the {side} token's part of M, source x target: down^T up + diag gate, without the base",
-        factors=tuple(factor(cfg, f"{side}_{kind}", place) for kind in ("down", "up", "gate")),  # type: ignore[arg-type]
+        factors=factors, reads=tuple(name for one in factors for name in one.reads),
     )  # fmt: skip
 
 

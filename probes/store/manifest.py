@@ -101,8 +101,11 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write manifest.json, whole or not at all, the same bytes for the same content."""
-        fields = {"format": FORMAT, "version": VERSION, "rows": self.rows} | dataclasses.asdict(self)
-        write_whole(folder / MANIFEST, lambda file: file.write(json.dumps(fields, indent=1).encode() + b"\n"))
+        told = json.dumps(self.to_json(), indent=1).encode() + b"\n"
+        write_whole(folder / MANIFEST, lambda file: file.write(told))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, "rows": self.rows} | dataclasses.asdict(self)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
