@@ -16,9 +16,9 @@ class Document:
     """One document.
 
     where: its place, for errors ("corpus.jsonl, line 3"). text: what is tokenised; None where ids are given. ids: token
-    ids in place of a text. columns: its labels by name. A value is one for the whole document (text or number), or a list:
-    of [start, end, value] for characters start to end of the text, or of one value for each word between spaces (for
-    each token where ids are given). None: no label.
+    ids in place of a text. columns: its labels by name. A value is one for the whole document (text or number), or a
+    list: of [start, end, value] for characters start to end of the text, or of one value for each word between spaces
+    (for each token where ids are given). None: no label.
     """
 
     where: str

@@ -34,7 +34,8 @@ def open_corpus(source: str | Path | Sequence[str | Path], split: str = "file") 
     folders = [name for name in named if Path(name).is_dir()]
     if folders:
         raise ValueError(
-            f"{folders[0]} is a folder, but no saved dataset ({MARKS[0]} is not in it). Name its files: {folders[0]}/*.txt."
+            f"{folders[0]} is a folder, but no saved dataset ({MARKS[0]} is not in it). Name its files: "
+            f"{folders[0]}/*.txt."
         )
     paths = corpus_files(named)
     kinds = {path.suffix == ".jsonl" for path in paths}

@@ -33,7 +33,9 @@ class SavedDataset(Corpus):
             ) from error
         loaded = datasets.load_from_disk(str(folder))
         if isinstance(loaded, datasets.DatasetDict):
-            raise ValueError(f"{folder} has the splits {', '.join(loaded)}. Give one of them: {folder}/{next(iter(loaded))}.")
+            raise ValueError(
+                f"{folder} has the splits {', '.join(loaded)}. Give one of them: {folder}/{next(iter(loaded))}."
+            )
         self.folder, self.rows = folder, loaded
 
     def records(self) -> Iterator[Record]:

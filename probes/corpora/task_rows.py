@@ -13,7 +13,7 @@ from probes.tasks import RULES, TaskRow, generate, read_tasks
 from probes.tasks.roles import roles
 
 TASKS = "tasks"
-SETTINGS = {"rows": 4, "seed": 0, "split": "train", "rules": "", "file": ""}
+SETTINGS: dict[str, Any] = {"rows": 4, "seed": 0, "split": "train", "rules": "", "file": ""}
 
 
 class TaskRows(Corpus):
@@ -51,7 +51,9 @@ class TaskRows(Corpus):
             numbers = {name: int(given.get(name, SETTINGS[name])) for name in ("rows", "seed")}
             rules = [rule for part in given.get("rules", "").split("+") if part for rule in _range(part)] or None
         except ValueError as error:
-            raise ValueError(f"{spec!r} has a value that is no number. Write it as tasks:rows=8,rules=0-7+12.") from error
+            raise ValueError(
+                f"{spec!r} has a value that is no number. Write it as tasks:rows=8,rules=0-7+12."
+            ) from error
         return cls(rules, numbers["rows"], numbers["seed"], given.get("split", str(SETTINGS["split"])))
 
     def records(self) -> Iterator[Record]:

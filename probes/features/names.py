@@ -9,7 +9,6 @@ from probes.features.feature import Feature, FeatureKind, Place
 from probes.features.registry import GROUPS, KINDS
 
 
-
 def default_features(cfg: DCFormerConfig) -> tuple[str, ...]:
     """Parts (where mixing depends on tokens), residual stream and predictions, everywhere."""
     return (*(("parts",) if cfg.dynamic_sides else ()), "residual", "predictions")

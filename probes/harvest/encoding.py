@@ -99,7 +99,8 @@ class Encoder:
     def _encode(self, document: Document) -> tuple[Ids, Ids]:
         if self.tokenizer is None:
             raise ValueError(
-                f"{document.where} is a text, and this model has no tokenizer. Put a tokenizer.json beside its weights, or "
+                f"{document.where} is a text, and this model has no tokenizer. Put a tokenizer.json beside its "
+                "weights, or "
                 'give JSON lines of {"tokens": [ids]}.'
             )
         if not self.tokenizer.is_fast:

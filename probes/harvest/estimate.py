@@ -38,7 +38,8 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,} documents, {self.tokens:,} tokens, of which {self.tokens_run:,} run and {self.rows:,} are "
+            f"{self.documents:,} documents, {self.tokens:,} tokens, of which {self.tokens_run:,} run and {self.rows:,} "
+            "are "
             f"kept: {self.row_bytes:,.0f} bytes each, {in_words(self.bytes)} in {self.shards} shards"
         )
 
@@ -76,6 +77,7 @@ def check_room(estimate: Estimate, folder: Path, written: int) -> None:
     free, needed = shutil.disk_usage(place).free, estimate.bytes - written
     if needed > free:
         raise ValueError(
-            f"The store needs {in_words(needed)} more at {folder}, where {in_words(free)} are free. Keep fewer tokens (every, "
+            f"The store needs {in_words(needed)} more at {folder}, where {in_words(free)} are free. Keep fewer tokens "
+            "(every, "
             "per_document, a label), fewer features or layers, or give a folder on another disk."
         )

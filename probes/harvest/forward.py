@@ -31,8 +31,8 @@ Keep = Callable[[str, Tensor], None]
 class Batch:
     """Pieces padded on the left to one length.
 
-    tokens: [B, T]. mask: bool [B, T], None = no padding. rows, places: [n], where the kept tokens stand. targets: [n], the
-    tokens that came next, -1 = none. stored: [n], their rows in the shard. pieces: what it is made of.
+    tokens: [B, T]. mask: bool [B, T], None = no padding. rows, places: [n], where the kept tokens stand. targets: [n],
+    the tokens that came next, -1 = none. stored: [n], their rows in the shard. pieces: what it is made of.
     """
 
     pieces: Sequence[Piece]
@@ -110,7 +110,10 @@ class FeatureReader:
         with self.engine.tapped(lambda at: self._tap(at, batch, keep)):
             for layer in sorted({*self.residuals, self.layers}):
                 before = None if resid is None else (done, resid)
-                resid, done = self.engine.residual(batch.tokens, batch.mask, start_at=before, stop_at_layer=layer), layer
+                resid, done = (
+                    self.engine.residual(batch.tokens, batch.mask, start_at=before, stop_at_layer=layer),
+                    layer,
+                )
                 if layer in self.residuals:
                     keep(self.residuals[layer].name, batch.at(resid))
         assert resid is not None
@@ -142,7 +145,10 @@ class FeatureReader:
         """The layer of one piece as a Capture of its own, without padding."""
         real = slice(batch.tokens.shape[1] - length, None)
         q, k, v = (x[row, real].cpu() for x in (at.q, at.k, at.v))
-        cut = {site: mixing.batch(slice(row, row + 1)).cut(real, real).map(Tensor.cpu) for site, mixing in at.mixing.items()}
+        cut = {
+            site: mixing.batch(slice(row, row + 1)).cut(real, real).map(Tensor.cpu)
+            for site, mixing in at.mixing.items()
+        }
         layer = LayerCapture(q, k, v, cut["pre"], cut["post"], self.engine.model.blocks[at.layer].attn.W_O.detach())
         tokens = batch.tokens[row, real].cpu()
         return Capture(self.cfg, tokens, [], None, torch.ones(length, 1), {at.layer: layer})

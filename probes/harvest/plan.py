@@ -141,7 +141,8 @@ class _Planner:
             raise ValueError(f"The corpus ({_named(corpus)}) has {found}. Give one that has text.")
         if not self.shards[0].rows:
             raise ValueError(
-                f"None of the {self.totals['tokens']} tokens of the corpus is kept by {self.keep}. Keep other values or more."
+                f"None of the {self.totals['tokens']} tokens of the corpus is kept by {self.keep}. Keep other values "
+                "or more."
             )
         self.shards[-1].sha256 = self.digest.hexdigest()
         row, file = _table_size(self.sampled)

@@ -46,7 +46,9 @@ class Progress:
             return
         held = sorted(path.name for path in self.folder.iterdir())
         if held:
-            raise StoreError(f"{self.folder} holds {held[0]}, and no harvest was begun there. Give a new or empty folder.")
+            raise StoreError(
+                f"{self.folder} holds {held[0]}, and no harvest was begun there. Give a new or empty folder."
+            )
 
     def receipt(self, number: int) -> StoredShard | None:
         """What is known of a finished shard; None = it is not finished, or a file of it is gone or short."""

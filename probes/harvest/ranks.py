@@ -1,4 +1,5 @@
-"""Several processes that harvest into one folder. They never talk: each does the shards of its number, files say the rest.
+"""Several processes that harvest into one folder. They never talk: each does the shards of its number, files say the
+rest.
 
 So any of them may die at any moment, and start again in any order.
 """
@@ -51,6 +52,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(
-                    f"Another process is harvesting into {path.parent.parent} as {path.stem}. Wait for it, or end it first."
+                    f"Another process is harvesting into {path.parent.parent} as {path.stem}. Wait for it, or end it "
+                    "first."
                 ) from error
         yield

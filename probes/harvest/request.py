@@ -1,4 +1,5 @@
-"""What is asked of a harvest: everything that decides the bits of its store, so that a stopped one can be known again."""
+"""What is asked of a harvest: everything that decides the bits of its store, so that a stopped one can be known
+again."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ class Request:
         mine = self.to_json()
         if mine["model"]["weights_sha256"] != begun["model"]["weights_sha256"]:
             raise StoreError(
-                f"{folder} was made with {begun['model']['name']} (weights {begun['model']['weights_sha256'][:12]}), and "
+                f"{folder} was made with {begun['model']['name']} (weights {begun['model']['weights_sha256'][:12]}), "
+                "and "
                 f"this is {mine['model']['name']} (weights {mine['model']['weights_sha256'][:12]}). Give that model or "
                 "another folder."
             )

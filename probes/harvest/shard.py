@@ -47,9 +47,7 @@ class ShardMaker:
     def __post_init__(self) -> None:
         self.reader = FeatureReader(self.engine, self.features, bool(self.predictions))
 
-    def make(
-        self, planned: PlannedShard, documents: Iterable[Document]
-    ) -> tuple[dict[str, NDArray[Any]], pa.Table]:
+    def make(self, planned: PlannedShard, documents: Iterable[Document]) -> tuple[dict[str, NDArray[Any]], pa.Table]:
         """(tensors by name [row, *shape], token table).
 
         Raises:
@@ -88,8 +86,10 @@ class ShardMaker:
         if digest.hexdigest() != planned.sha256 or len(table) != planned.rows:
             last = planned.first_document + planned.documents - 1
             raise StoreError(
-                f"Documents {planned.first_document} to {last} of the corpus are not what they were when this harvest began "
-                f"({seen} of {planned.documents} were found). Put the corpus back as it was, or harvest into another folder."
+                f"Documents {planned.first_document} to {last} of the corpus are not what they were when this harvest "
+                "began "
+                f"({seen} of {planned.documents} were found). Put the corpus back as it was, or harvest into another "
+                "folder."
             )
         return pieces
 
@@ -108,7 +108,8 @@ class ShardMaker:
                     f"{name} is {largest:.3g} at {_place(batch, bad)}, more than {self.dtype} can hold. Store float32."
                 )
             raise ValueError(
-                f"{name} is NaN or infinite at {_place(batch, bad)}: the model itself computes it so. Check its weights, or "
+                f"{name} is NaN or infinite at {_place(batch, bad)}: the model itself computes it so. Check its "
+                "weights, or "
                 "run it in a wider dtype."
             )
         return narrow.cpu().numpy()
@@ -118,7 +119,8 @@ class ShardMaker:
         if bool(wrong.any()):
             bad = int(wrong.nonzero()[0, 0])
             raise ValueError(
-                f"next_token_loss is NaN or infinite at {_place(batch, bad)}: the model itself computes it so. Check its "
+                f"next_token_loss is NaN or infinite at {_place(batch, bad)}: the model itself computes it so. Check "
+                "its "
                 "weights, or run it in a wider dtype."
             )
 

@@ -22,7 +22,8 @@ def predictions_of(features: Sequence[Feature]) -> list[PredictionFeature]:
 
 
 def described(features: Sequence[Feature], dtype: str, products: bool) -> tuple[StoredFeature, ...]:
-    """Every feature that can be read, as the manifest names it: those asked for, then the factors that they are kept as."""
+    """Every feature that can be read, as the manifest names it: those asked for, then the factors that they are kept
+    as."""
     found: dict[str, StoredFeature] = {}
     for feature in features:
         about = {"name": feature.name, "shape": feature.shape, "unit": feature.unit, "meaning": feature.meaning}

@@ -45,15 +45,15 @@ class TableBuilder:
             self.places[name].append(values)
         self.texts += [sample.texts[place] for place in kept]
         for label in self.labels:
-            values = label.of(sample)
-            self.values[label.name] += [values[place] for place in kept]
+            of_all = label.of(sample)
+            self.values[label.name] += [of_all[place] for place in kept]
 
     def build(self, predicted: dict[str, NDArray[Any]]) -> pa.Table:
         """The table. predicted: one array for each prediction."""
         columns: dict[str, Any] = {}
         for name, kind in PLACES:
-            values = np.concatenate(self.places[name]) if self.places[name] else np.empty(0, np.int64)
-            columns[name] = pa.array(values, type=kind)
+            parts = self.places[name]
+            columns[name] = pa.array(np.concatenate(parts) if parts else np.empty(0, np.int64), type=kind)
         columns["token"] = _classes(self.texts)
         for feature in self.predictions:
             columns[feature.name] = pa.array(predicted[feature.name], type=TYPES[feature.dtype])
@@ -63,7 +63,7 @@ class TableBuilder:
         return pa.table(columns)
 
 
-def _classes(values: list[str | None]) -> pa.Array:
+def _classes(values: Sequence[str | None]) -> pa.Array:
     return pa.array(values, type=pa.string()).dictionary_encode()
 
 

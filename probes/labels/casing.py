@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 from probes.labels.label import Label
-from probes.labels.sample import Sample
 
 SIGNS = {
     "sentence end": ".!?…", "comma": ",", "colon": ":;", "bracket": "()[]{}<>", "quote": "\"'“”‘’«»`", "dash": "-–—_",
@@ -43,6 +42,8 @@ CASING = Label(
 )
 PUNCTUATION = Label(
     name="punctuation",
-    definition=f"class of a sign: {', '.join(f'{name} {signs}' for name, signs in SIGNS.items())}, other; none for words",
+    definition="class of a sign: "
+    + ", ".join(f"{name} {signs}" for name, signs in SIGNS.items())
+    + ", other; none: words",
     values=lambda sample: [punctuation_of(text) for text in sample.texts],
 )

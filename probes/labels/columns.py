@@ -45,7 +45,8 @@ def column_of(name: str, document: Document) -> Any:
 
         there = ", ".join(document.columns) or "none"
         raise ValueError(
-            f"{document.where} has no column {name!r}, and no built-in label has this name. Its columns: {there}. Built in: "
+            f"{document.where} has no column {name!r}, and no built-in label has this name. Its columns: {there}. "
+            "Built in: "
             f"{', '.join(LABELS)}."
         )
     return document.columns[name]
@@ -69,7 +70,8 @@ def spread(name: str, sample: Sample) -> list[Any]:
     words = np.array([match.span() for match in re.finditer(r"\S+", sample.text)], np.int64).reshape(-1, 2)
     if len(words) != len(given):
         raise ValueError(
-            f"{sample.document.where} has {len(given)} values in column {name!r} but {len(words)} words between spaces. Give "
+            f"{sample.document.where} has {len(given)} values in column {name!r} but {len(words)} words between "
+            "spaces. Give "
             "one value a word, or [start, end, value] for stretches of characters."
         )
     return _taken(given, inside(sample.anchors, words))
@@ -78,7 +80,8 @@ def spread(name: str, sample: Sample) -> list[Any]:
 def _of_tokens(name: str, given: list[Any], sample: Sample) -> list[Any]:
     if len(given) != len(sample):
         raise ValueError(
-            f"{sample.document.where} has {len(given)} values in column {name!r} but {len(sample)} tokens. Give one a token."
+            f"{sample.document.where} has {len(given)} values in column {name!r} but {len(sample)} tokens. Give one a "
+            "token."
         )
     return given
 

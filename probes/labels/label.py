@@ -43,7 +43,8 @@ class Label:
         """
         if self.needs_text and sample.offsets is None:
             raise ValueError(
-                f"{sample.document.where} has token ids but no text, which the label {self.name} needs. Leave the label "
+                f"{sample.document.where} has token ids but no text, which the label {self.name} needs. Leave the "
+                "label "
                 "out, or give texts and a model with a tokenizer."
             )
         return self.values(sample)

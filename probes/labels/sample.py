@@ -14,7 +14,8 @@ from probes.corpora.corpus import Document
 Ids = NDArray[np.int64]
 
 WORD = re.compile(r"\w+(?:['’\-.]\w+)*|[^\w\s]")
-"""A word is letters and digits, joined by single apostrophes, hyphens or points; every other sign is a word of its own."""
+"""A word is letters and digits, joined by single apostrophes, hyphens or points; every other sign is a word of its
+own."""
 SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|\n""")
 """A sentence ends at . ! ? or … before a space, and at a line's end. Abbreviations are not known."""
 BANDS = ("very common", "common", "medium", "rare", "very rare")
@@ -48,9 +49,9 @@ class CorpusCounts:
 class Sample:
     """One document of T tokens.
 
-    ids: [T]. texts: each token's text, [T]. offsets: characters of the text that each holds, [T, 2]; None without a text.
-    pieces: of each token, the number of the stretch of the document that the model reads at a time, [T]. counts: of
-    the corpus, where a label needs them.
+    ids: [T]. texts: each token's text, [T]. offsets: characters of the text that each holds, [T, 2]; None without a
+    text. pieces: of each token, the number of the stretch of the document that the model reads at a time, [T]. counts:
+    of the corpus, where a label needs them.
     """
 
     document: Document

@@ -23,9 +23,7 @@ def derive(label: DerivedLabel, values: NDArray[Any]) -> pd.Categorical:
     )
 
 
-def exact_quantiles(
-    columns: Callable[[], Iterable[NDArray[np.float32]]], shares: Sequence[float]
-) -> tuple[float, ...]:
+def exact_quantiles(columns: Callable[[], Iterable[NDArray[np.float32]]], shares: Sequence[float]) -> tuple[float, ...]:
     """Quantiles of a column too long for memory: the smallest value with at least this share at or below it.
 
     Non-negative float32 numbers are in the order of their bits, so a histogram of the upper 16 bits finds where each

@@ -118,7 +118,8 @@ class Manifest:
         if (fields.get("format"), fields.get("version")) != (FORMAT, VERSION):
             raise StoreError(
                 f"{folder} holds {fields.get('format')!r} version {fields.get('version')!r}, and this code reads "
-                f"{FORMAT!r} version {VERSION}. Harvest again into another folder, or read it with the code that wrote it."
+                f"{FORMAT!r} version {VERSION}. Harvest again into another folder, or read it with the code that wrote "
+                "it."
             )
         return cls(
             model=fields["model"], corpus=fields["corpus"], request=fields["request"], libraries=fields["libraries"],
@@ -134,7 +135,8 @@ def _fields(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / UNFINISHED).is_dir():
             raise StoreError(
-                f"The harvest into {folder} is not finished. Give the command that began it again: it goes on from there."
+                f"The harvest into {folder} is not finished. Give the command that began it again: it goes on from "
+                "there."
             )
         raise StoreError(f"{folder} is no store: it has no {MANIFEST}. Give the folder that harvest wrote.")
     try:

@@ -75,7 +75,8 @@ class Store:
     @property
     def labels(self) -> dict[str, StoredLabel | DerivedLabel]:
         """The labels among the columns of the table, by name."""
-        return {label.name: label for label in (*self.manifest.labels, *self.manifest.derived_labels)}
+        both: tuple[StoredLabel | DerivedLabel, ...] = (*self.manifest.labels, *self.manifest.derived_labels)
+        return {label.name: label for label in both}
 
     @property
     def columns(self) -> list[str]:
@@ -98,7 +99,8 @@ class Store:
         if feature.stored_as == "column":
             return self.table([name], rows)[name].to_numpy()
         if feature.stored_as == "factors":
-            return part_of_factors(*(self._read_tensor(part, rows) for part in feature.parts), feature.shape)
+            down, up, gate = (self._read_tensor(part, rows) for part in feature.parts)
+            return part_of_factors(down, up, gate, feature.shape)
         return self._read_tensor(name, rows, feature)
 
     def table(self, columns: Sequence[str] | None = None, rows: Rows = None) -> pd.DataFrame:
@@ -134,7 +136,8 @@ class Store:
                 damaged.append(name)
         if damaged:
             raise StoreError(
-                f"{len(damaged)} of {len(files)} files of {self.folder} are damaged: {', '.join(damaged)}. Put them back "
+                f"{len(damaged)} of {len(files)} files of {self.folder} are damaged: {', '.join(damaged)}. Put them "
+                "back "
                 "from a copy, or harvest again into another folder."
             )
 
@@ -144,7 +147,8 @@ class Store:
         if made_with != given:
             raise StoreError(
                 f"{self.folder} was made with {self.model_name} (weights {made_with[:12]}), not with this "
-                f"{model.cfg.model_name} (weights {given[:12]}). Give that model, or harvest this one into another folder."
+                f"{model.cfg.model_name} (weights {given[:12]}). Give that model, or harvest this one into another "
+                "folder."
             )
 
     # -- reading -----------------------------------------------------------------------------------

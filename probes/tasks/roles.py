@@ -10,7 +10,8 @@ from probes.tasks.rules import Rule
 
 FRAME, STATEMENT, QUESTION, ANSWER, PERSON = "frame", "statement", "question", "answer", "person"
 OBJECTS = {"thing": "thing", "tool": "capability", "city": "city", "adjective": "quality", "time": "time"}
-"""Topic -> the role of the word that a statement says of a person (a capability: a thing that one can do something with)."""
+"""Topic -> the role of the word that a statement says of a person (a capability: a thing that one can do something
+with)."""
 
 Span = tuple[int, int, str]
 
@@ -58,7 +59,11 @@ def _words(rule: Rule, line: str, question: int) -> Iterator[Span]:
         named = [_place(item, line, question) for item in _in_order(rule, line, question)]
         about = [(*span, kind) for span in named]
     else:
-        about = [(*span, role) for fact in facts(rule, line) for span, role in ((fact.span, PERSON), (fact.object_span, kind))]
+        about = [
+            (*span, role)
+            for fact in facts(rule, line)
+            for span, role in ((fact.span, PERSON), (fact.object_span, kind))
+        ]
     for first, last, role in sorted(about):
         if start < first:
             yield start, first, STATEMENT
@@ -84,7 +89,8 @@ def _place(item: tuple[str, int], line: str, question: int) -> tuple[int, int]:
 
 
 def _answer(rule: Rule, bracketed: str) -> tuple[int, int] | None:
-    """Where the answer stands in the plain line: as bracketed, or in a demonstration the candidate that ends the line."""
+    """Where the answer stands in the plain line: as bracketed, or in a demonstration the candidate that ends the
+    line."""
     match = BRACKETED.search(bracketed)
     if match:
         return match.start(), match.start() + len(match[1])

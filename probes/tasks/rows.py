@@ -95,7 +95,12 @@ def facts(rule: Rule, line: str) -> list[Fact]:
     start, end = line.find("<") + 1, line.find(">")
     pattern = re.compile(_FACTS[rule.topic][rule.inverted])
     return [
-        Fact(m["subject"], listed := _listed_form(rule, m["object"]), m.span("subject"), (m.end("object") - len(listed), m.end("object")))
+        Fact(
+            m["subject"],
+            listed := _listed_form(rule, m["object"]),
+            m.span("subject"),
+            (m.end("object") - len(listed), m.end("object")),
+        )
         for m in pattern.finditer(line, start, end)
     ]
 
