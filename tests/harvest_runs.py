@@ -36,7 +36,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def command(out: Path, *more: str, data: str = "tasks:rows=1,rules=0-11") -> list[str]:
-    """A harvest of the bundled model in about 30 shards."""
+    """A harvest of the bundled model in a dozen shards."""
     return ["-m", "workbench", "harvest", "--data", data, "--out", str(out), "--shard-mb", "0.2", "--threads", "1",
             "--batch-tokens", "512", *more]  # fmt: skip
 

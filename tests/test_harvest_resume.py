@@ -43,7 +43,7 @@ def kill_at_random(process: subprocess.Popen[bytes], out: Path, rng: random.Rand
 
 def test_a_harvest_killed_at_random_moments_ends_with_the_same_bytes(whole, tmp_path):
     out, rng = tmp_path / "store", random.Random(time.time_ns())
-    moments = [kill_at_random(start(command(out)), out, rng) for _ in range(3)]
+    moments = [kill_at_random(start(command(out)), out, rng) for _ in range(2)]
     done = start(command(out))
     assert done.wait() == 0, moments
     assert files_of(out) == files_of(whole), moments
@@ -61,17 +61,15 @@ def test_ranks_may_die_and_start_again_in_any_order(whole, tmp_path):
     out = tmp_path / "store"
 
     def rank(number: int) -> subprocess.Popen[bytes]:
-        return start(command(out), RANK=str(number), WORLD_SIZE="3")
+        return start(command(out), RANK=str(number), WORLD_SIZE="2")
 
     rng = random.Random(time.time_ns())
-    second, first = rank(2), rank(0)
+    second, first = rank(1), rank(0)
     moment = kill_at_random(second, out, rng)
     assert first.wait() == 0
-    assert rank(1).wait() == 0
-    assert not is_finished(out)
     with pytest.raises(ValueError, match=r"not finished\. Give the command that began it again"):
         Store.open(out)
-    assert rank(2).wait() == 0
+    assert rank(1).wait() == 0
     assert files_of(out) == files_of(whole), moment
 
 

@@ -35,7 +35,7 @@ class TaskRows(Corpus):
         self.path = path
         self.stored = None if path is None else read_tasks(path)
         if self.stored is None:
-            generate(self.rules[:1], rows, seed, split)  # raises what there is to raise, before anything is run
+            generate(self.rules, min(rows, 1), seed, split)  # raises what there is to raise, before anything is run
 
     @classmethod
     def from_spec(cls, spec: str) -> TaskRows:

@@ -42,7 +42,7 @@ def _texts(path: Path, split: str) -> Iterator[str]:
         with open(path, encoding="utf-8") as file:
             yield from _documents(file, split)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}. Convert it first.") from error
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}). Convert it first.") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}. Give another file.") from error
 
