@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import click
 import torch
 
-from benchmarks.timing import interleaved_medians, markdown_table, save_figures
+from benchmarks.timing import markdown_table, save_figures
 from model import Engine, load_model
 from probes.corpora import Corpus, JsonLines, TaskRows
 from probes.harvest import Keep, harvest
@@ -37,15 +38,17 @@ BARE, BARE_RESIDUAL = "bare engine, logits", "bare engine, residual stream only"
 
 @dataclass(frozen=True)
 class Figure:
-    """One line: what is run, its tokens a second, and the bytes of the store a kept token."""
+    """One line: what is run, its tokens a second by the clock and by the processor's, and the store's bytes a token."""
 
     work: str
     tokens_per_second: float
+    tokens_per_cpu_second: float
     bytes_per_token: float
 
 
 def write_corpus(path: Path, tokens: int) -> Corpus:
-    """Task rows as JSON lines, about so many tokens of the bundled tokenizer; a file, so that making them costs nothing."""
+    """Task rows as JSON lines, about so many tokens of the bundled tokenizer; a file, so that making them costs
+    nothing."""
     rows = TaskRows(rows=max(1, round(tokens / 74 / 193)))
     with open(path, "w", encoding="utf-8") as file:
         for document in rows:
@@ -91,6 +94,24 @@ def harvest_once(model: str, tokens: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
+def interleaved_times(runs: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each run by the clock, and of this process's CPU time, which other jobs disturb less.
+
+    The runs take turns, each round starting with another one, after one round that is not counted.
+    """
+    clock: dict[str, list[float]] = {name: [] for name in runs}
+    processor: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            runs[name]()
+            if turn:
+                clock[name].append(time.perf_counter() - wall)
+                processor[name].append(time.process_time() - cpu)
+    return tuple({name: median(values) for name, values in taken.items()} for taken in (clock, processor))  # type: ignore[return-value]
+
+
 def sizes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -119,17 +140,18 @@ def main(name: str, tokens: int, rounds: int, lengths: tuple[int, int], goal: in
 
         runs = {BARE: bare(engine, corpus, True), BARE_RESIDUAL: bare(engine, corpus, False)}
         runs |= {work: harvesting(features) for work, features in FEATURE_SETS.items()}
-        seconds = interleaved_medians(runs, rounds, device)
+        seconds, processor = interleaved_times(runs, rounds)
         of = {work: sizes(stores[str(features)]) / count for work, features in FEATURE_SETS.items()}
-        figures = [Figure(work, count / seconds[work], of.get(work, 0.0)) for work in runs]
-    rate = {figure.work: figure.tokens_per_second for figure in figures}
+        figures = [Figure(work, count / seconds[work], count / processor[work], of.get(work, 0.0)) for work in runs]
+    first = figures[0]
     rows = [
-        [figure.work, f"{figure.tokens_per_second:,.0f}", f"{figure.tokens_per_second / rate[BARE]:.2f}",
+        [figure.work, f"{figure.tokens_per_second:,.0f}", f"{figure.tokens_per_second / first.tokens_per_second:.2f}",
+         f"{figure.tokens_per_cpu_second / first.tokens_per_cpu_second:.2f}",
          f"{figure.bytes_per_token:,.0f}" if figure.bytes_per_token else ""]
         for figure in figures
     ]  # fmt: skip
     click.echo(f"{name}, {count:,} tokens in rows of about 193, {torch.get_num_threads()} threads, {device}")
-    click.echo(markdown_table(["work", "tokens/s", "x bare", "bytes a token"], rows))
+    click.echo(markdown_table(["work", "tokens/s", "x bare", "x bare, CPU time", "bytes a token"], rows))
     for length in lengths:
         click.echo(f"peak memory of a harvest of {length:,} tokens: {peak_memory(name, length) / 2**20:.0f} MiB")
     if goal:

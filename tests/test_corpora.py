@@ -41,7 +41,11 @@ def test_a_long_text_is_cut_at_a_line_end_and_loses_nothing(tmp_path, split):
 
 def test_json_lines_hold_texts_or_tokens_and_columns(tmp_path):
     path = tmp_path / "c.jsonl"
-    rows = [{"text": "a b", "genre": "news", "n": [1, 2]}, {"tokens": [3, 4], "genre": "law"}, {"text": "c", "tokens": ["x"]}]
+    rows = [
+        {"text": "a b", "genre": "news", "n": [1, 2]},
+        {"tokens": [3, 4], "genre": "law"},
+        {"text": "c", "tokens": ["x"]},
+    ]
     path.write_text("\n\n".join(json.dumps(row) for row in rows))
     first, second, third = open_corpus(path)
     assert (first.text, first.ids, first.columns) == ("a b", None, {"genre": "news", "n": [1, 2]})

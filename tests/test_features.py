@@ -113,7 +113,9 @@ def test_losses_and_ranks_are_those_of_the_logits_over_pieces_too(tmp_path):
     losses, ranks = [], []
     for document in id_documents():
         ids = torch.tensor(document.ids)
-        logits = torch.cat([Engine(model)(ids[None, start : start + CONTEXT])[0] for start in range(0, len(ids), CONTEXT)])
+        logits = torch.cat(
+            [Engine(model)(ids[None, start : start + CONTEXT])[0] for start in range(0, len(ids), CONTEXT)]
+        )
         for place, target in enumerate(ids[1:].tolist()):
             losses.append(float(-logits[place].log_softmax(0)[target]))
             ranks.append(1 + int((logits[place] > logits[place, target]).sum()))

@@ -76,9 +76,10 @@ def test_a_rare_band_may_decide_what_is_kept(tmp_path):
 
 def test_features_do_not_depend_on_what_else_is_kept_or_on_the_batch(tmp_path):
     corpus, model = id_documents(), small_model()
-    whole = harvest(model, corpus, tmp_path / "whole", ["parts", "residual", "predictions"], dtype="float64")
+    features = ["parts", "residual", "predictions"]
+    whole = harvest(model, corpus, tmp_path / "whole", features, dtype="float64")
     some = harvest(
-        model, corpus, tmp_path / "some", ["parts", "residual", "predictions"], dtype="float64", keep=Keep(per_document=3),
+        model, corpus, tmp_path / "some", features, dtype="float64", keep=Keep(per_document=3),
         batch_tokens=50, shard_bytes=3000,
     )  # fmt: skip
     assert whole is not None
@@ -172,19 +173,14 @@ def test_what_does_not_fit_the_disk_is_refused_before_anything_is_run(tmp_path, 
         harvest(small_model(), id_documents((24,) * 30), tmp_path / "out", ["residual"])
 
 
-def spoilt(model, layer=1, value=float("nan")):
-    model.blocks[layer].attn.mix_gates.data[0, 0] = value
-    return model
-
-
 def test_what_is_not_finite_is_named_with_its_place(tmp_path):
-    with pytest.raises(ValueError, match=r"query_down@2.pre is NaN .* position 0 of a piece of document \d .* Check its weights"):
-        broken = spoilt(small_model(), 2)
-        broken.blocks[1].mlp.w_out.weight.data[:] = float("nan")
+    broken = small_model()
+    broken.blocks[1].mlp.w_out.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match=r"query_down@2.pre is NaN .* position 0 of a piece of document \d .*weights"):
         harvest(broken, id_documents(), tmp_path / "a", ["factors@2"])
     large = small_model()
     large.embed.W_E.data[:, 3] = 1e6
-    with pytest.raises(ValueError, match=r"residual@0 is 1e\+06 at position \d+ .* more than float16 can hold. Store float32"):
+    with pytest.raises(ValueError, match=r"residual@0 is 1e\+06 at position \d+ .* float16 can hold. Store float32"):
         harvest(large, id_documents(), tmp_path / "b", ["residual@0"])
     assert harvest(large, id_documents(), tmp_path / "b2", ["residual@0"], dtype="float32") is not None
     large.unembed.weight.data[:] = float("nan")
@@ -198,8 +194,8 @@ def test_what_is_not_finite_is_named_with_its_place(tmp_path):
         ({"corpus": Documents([])}, r"The corpus \(documents\) has no documents. Give one that has text"),
         ({"corpus": id_documents((0, 0))}, r"has 2 documents, all empty"),
         ({"corpus": Documents(["a text"])}, r"document 0 is a text, and this model has no tokenizer"),
-        ({"corpus": id_documents(vocabulary=90)}, r"document \d has token id \d+, and the ids of this model run from 0 to 36"),
-        ({"labels": ["mood"]}, r"document 0 has no column 'mood', and no built-in label has this name. Its columns: none"),
+        ({"corpus": id_documents(vocabulary=90)}, r"document \d has token id \d+, and the ids of .* run from 0 to 36"),
+        ({"labels": ["mood"]}, r"document 0 has no column 'mood', and no built-in label .* Its columns: none"),
         ({"labels": ["casing"]}, r"document 0 has token ids but no text, which the label casing needs"),
         ({"labels": ["loss_quantile"]}, r"follows from next_token_loss. Keep this feature too"),
         ({"features": ["residual@9"]}, r"no 'residual@9'"),

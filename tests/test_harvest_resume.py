@@ -1,4 +1,4 @@
-"""A harvest that is killed, however often, or shared by several processes, leaves the same store as an undisturbed one."""
+"""A harvest that is killed, however often, or shared by processes, leaves the same store as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def kill_at_random(process: subprocess.Popen[bytes], out: Path, rng: random.Random) -> int:
-    """SIGKILL at a moment that no file decides: some time after some number of shards. Returns the shards there were."""
+    """SIGKILL some time after some number of shards. Returns how many there were."""
     target = receipts(out) + rng.randrange(6)
     while process.poll() is None and receipts(out) < target and not is_finished(out):
         time.sleep(0.002)
@@ -106,7 +106,7 @@ def test_a_second_process_of_the_same_rank_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"dtype": "float32"}, "dtype was \"float16\", now \"float32\""),
+        ({"dtype": "float32"}, 'dtype was "float16", now "float32"'),
         ({"features": ["residual@1"]}, "features was"),
         ({"batch_tokens": 99}, "batch_tokens was 2048, now 99"),
         ({"model": small_model(seed=5)}, r"was made with dcformer \(weights \w{12}\), and this is"),

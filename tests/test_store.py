@@ -69,7 +69,15 @@ def test_any_rows_in_any_order_are_those_of_the_whole(store, name):
     assert str(whole.dtype) == store.features[name].dtype
     size = store.manifest.shards[0].rows
     mask = np.arange(len(store)) % 7 == 3
-    for rows in (slice(0, 5), slice(size - 3, size + 4), slice(None, None, -3), [5, size + 2, 0, -1, 5], mask, [], slice(4, 4)):
+    for rows in (
+        slice(0, 5),
+        slice(size - 3, size + 4),
+        slice(None, None, -3),
+        [5, size + 2, 0, -1, 5],
+        mask,
+        [],
+        slice(4, 4),
+    ):
         expected = whole[np.asarray(rows, int)] if isinstance(rows, list) else whole[rows]
         np.testing.assert_array_equal(store.read(name, rows), expected)
 
@@ -138,7 +146,7 @@ def test_every_damaged_file_is_named(small):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"2 of \d+ files .* damaged: shard-00001.safetensors, shard-00003.parquet\. Put"):
+    with pytest.raises(ValueError, match=r"2 of \d+ files .*: shard-00001.safetensors, shard-00003.parquet\. Put"):
         Store.open(small.folder).verify()
 
 
@@ -176,7 +184,8 @@ def test_a_store_is_the_same_bytes_each_time(tmp_path):
 
 
 def test_numbers_of_a_column_are_numbers_in_every_shard(tmp_path):
-    documents = Documents([Document(str(i), None, (1, 2, 3), {"year": i if i else None, "who": i or "x"}) for i in range(5)])
+    columns = [{"year": number or None, "who": number or "x"} for number in range(5)]
+    documents = Documents([Document("here", None, (1, 2, 3), given) for given in columns])
     made = harvest(
         small_model(), documents, tmp_path / "out", ["residual@0"], ["year", "who"], keep=Keep(every=2), shard_bytes=99
     )
@@ -205,7 +214,7 @@ def test_exact_quantiles_of_parts_are_numpys_of_the_whole():
 def test_a_derived_class_counts_the_edges_at_or_below_the_value():
     label = DerivedLabel("size", "n", (2.0, 6.0), ("small", "middle", "large"), "")
     found = derive(label, np.array([1, 2, 5.9, 6, 100, -1, np.nan]))
-    assert ["small", "middle", "middle", "large", "large"] == list(found[:5])
+    assert list(found[:5]) == ["small", "middle", "middle", "large", "large"]
     assert found[5:].isna().all()
     assert found.ordered
 

@@ -110,10 +110,8 @@ class FeatureReader:
         with self.engine.tapped(lambda at: self._tap(at, batch, keep)):
             for layer in sorted({*self.residuals, self.layers}):
                 before = None if resid is None else (done, resid)
-                resid, done = (
-                    self.engine.residual(batch.tokens, batch.mask, start_at=before, stop_at_layer=layer),
-                    layer,
-                )
+                resid = self.engine.residual(batch.tokens, batch.mask, start_at=before, stop_at_layer=layer)
+                done = layer
                 if layer in self.residuals:
                     keep(self.residuals[layer].name, batch.at(resid))
         assert resid is not None

@@ -33,7 +33,7 @@ SHARD_TOKENS = 2**21
 """Tokens that a shard runs at most, so that a stop never costs more, however few of them are kept."""
 TABLE_ROW_BYTES = 20
 """Of a row of the token table, roughly, where it decides the size of a shard."""
-SAMPLED_ROWS = 2**14
+SAMPLED_ROWS = 2**12
 """Rows from which the size of the token table is told."""
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from probes.features import PredictionFeature
 from probes.labels import Label, Sample
-from probes.labels.label import CLASS
+from probes.labels.label import CLASS, WHOLE
 
 PLACES = (("document", pa.int64()), ("position", pa.int64()), ("piece", pa.int32()), ("context_position", pa.int32()),
           ("token_id", pa.int32()))  # fmt: skip
@@ -43,10 +43,12 @@ class TableBuilder:
         found = (np.full(len(kept), number), kept, pieces, kept - starts + self.prefix, sample.ids[kept])
         for (name, _), values in zip(PLACES, found, strict=True):
             self.places[name].append(values)
-        self.texts += [sample.texts[place] for place in kept]
+        places = kept.tolist()
+        self.texts += [sample.texts[place] for place in places]
         for label in self.labels:
             of_all = label.of(sample)
-            self.values[label.name] += [of_all[place] for place in kept]
+            whole = len(kept) == len(sample)
+            self.values[label.name] += list(of_all) if whole else [of_all[place] for place in places]
 
     def build(self, predicted: dict[str, NDArray[Any]]) -> pa.Table:
         """The table. predicted: one array for each prediction."""
@@ -68,8 +70,9 @@ def _classes(values: Sequence[str | None]) -> pa.Array:
 
 
 def _numbers(values: list[Any], dtype: str) -> pa.Array:
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
-    return pa.array(plain, type=TYPES[dtype])
+    if dtype == WHOLE:
+        return pa.array(np.array(values, np.int64), type=TYPES[dtype])
+    return pa.array(values, type=TYPES[dtype])
 
 
 def parquet_bytes(table: pa.Table) -> int:

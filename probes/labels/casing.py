@@ -37,7 +37,7 @@ def punctuation_of(text: str) -> str:
 CASING = Label(
     name="casing",
     definition="of the word that the token stands in: lower, Capitalised, UPPER (two or more letters), mIxed, or none",
-    values=lambda sample: [casing_of(sample.word_text(token)) for token in range(len(sample))],
+    values=lambda sample: [casing_of(word) for word in sample.word_texts],
     needs_text=True,
 )
 PUNCTUATION = Label(

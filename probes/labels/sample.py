@@ -72,9 +72,8 @@ class Sample:
     def anchors(self) -> Ids:
         """The first character of each token that is no space, or its first; [T]."""
         assert self.offsets is not None
-        spaces = [len(piece) - len(piece.lstrip()) for piece in (self.text[a:b] for a, b in self.offsets)]
-        lengths = self.offsets[:, 1] - self.offsets[:, 0]
-        return self.offsets[:, 0] + np.where(np.array(spaces, np.int64) < lengths, spaces, 0)
+        text = self.text
+        return np.array([_first_sign(text, start, end) for start, end in self.offsets.tolist()], np.int64)
 
     @cached_property
     def words(self) -> Ids:
@@ -92,10 +91,18 @@ class Sample:
         ends = spans(SENTENCE_END, self.text)[:, 1]
         return np.searchsorted(ends, self.anchors, side="right")
 
-    def word_text(self, token: int) -> str:
-        """The word that a token stands in; its own text where it stands in none."""
-        word = self.word_of[token]
-        return self.texts[token] if word < 0 else self.text[slice(*self.words[word])]
+    @cached_property
+    def word_texts(self) -> list[str]:
+        """The word that each token stands in; its own text where it stands in none; [T]."""
+        words = [self.text[start:end] for start, end in self.words.tolist()]
+        return [own if word < 0 else words[word] for own, word in zip(self.texts, self.word_of.tolist(), strict=True)]
+
+
+def _first_sign(text: str, start: int, end: int) -> int:
+    for place in range(start, end):
+        if not text[place].isspace():
+            return place
+    return start
 
 
 def spans(pattern: re.Pattern[str], text: str) -> Ids:
