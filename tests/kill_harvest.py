@@ -1,4 +1,4 @@
-"""SIGKILL at many random moments of one harvest, by one process or two ranks: python -m tests.kill_harvest --kills 20."""
+"""SIGKILL at many random moments of one harvest: python -m tests.kill_harvest --kills 20 [--ranks 2]."""
 
 from __future__ import annotations
 

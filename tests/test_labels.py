@@ -39,7 +39,8 @@ def test_token_class():
         "M": "word", "ary": "word piece", " has": "word", " 12": "number", ' "': "punctuation", "T": "word",
         "-": "punctuation", "shirts": "word piece", '"': "punctuation", "!": "punctuation", "\n": "space",
         "NASA": "word", " said": "word", ":": "punctuation", " e": "word", "Bay": "word piece", " isn": "word",
-        "'t": "word piece", "  ": "space", "it": "word", ".": "punctuation", " (": "punctuation", "Not": "word", " so": "word",
+        "'t": "word piece", "  ": "space", "it": "word", ".": "punctuation", " (": "punctuation", "Not": "word",
+        " so": "word",
         "?": "punctuation", ")": "punctuation",
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from workbench.commands.options import model_options, open_model
+from workbench.commands.options import config_of, model_options, open_model
 
 DATA_HELP = (
     "Text files, .jsonl files, the folder of a saved dataset, or tasks:rows=8,rules=0-7+12,seed=1,split=train; give it "
@@ -42,12 +42,14 @@ FEATURES_HELP = (
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Of one forward pass; default: 2048, on a GPU 32768.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of PyTorch on the CPU; equal bits need equal threads.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Only say how large the store would be.")
+@click.option("--paper", type=float, metavar="TOKENS", help="Only print what so many tokens would cost, on paper.")
+@click.option("--tflops", default=200.0, help="With --paper: 10^12 operations a second that the engine sustains.")
 @click.option("--list", "listed", is_flag=True, help="Only list the features and labels that there are.")
 def command(
     model_name: str, device: str, dtype: str | None, data: tuple[str, ...], out: str | None, features: str | None,
     labels: str | None, every: int, keep_label: str | None, per_document: int | None, seed: int, store_dtype: str,
     products: bool, context: int | None, split_text: str, shard_mb: float, batch_tokens: int | None,
-    threads: int | None, only_estimate: bool, listed: bool,
+    threads: int | None, only_estimate: bool, paper: float | None, tflops: float, listed: bool,
 ) -> None:  # fmt: skip
     """Run a corpus through a model and keep features and labels of its tokens: see docs/store.md and docs/scaling.md.
 
@@ -56,6 +58,9 @@ def command(
     """
     if listed:
         _list(model_name)
+        return
+    if paper is not None:
+        _on_paper(model_name, paper, tflops, context, store_dtype)
         return
     if not data or (out is None and not only_estimate):
         raise click.UsageError("A harvest needs --data and --out (or --estimate).")
@@ -108,12 +113,34 @@ def _device_of_rank(device: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if gpu and "LOCAL_RANK" in os.environ else device
 
 
+def _on_paper(model_name: str, tokens: float, tflops: float, context: int | None, dtype: str) -> None:
+    from probes.harvest.paper import Scale, forward_flops, paper_table
+
+    cfg = config_of(model_name)
+    scale = Scale(tokens, tflops, context or cfg.n_ctx, dtype)
+    table = paper_table(cfg, scale)
+    flops = forward_flops(cfg, scale.context)
+    click.echo(
+        f"{model_name}, {tokens:.3g} tokens in contexts of {scale.context}, stored as {dtype}; {flops / 1e9:.3g} GFLOP a "
+        f"token, at {tflops:g} TFLOP/s {tflops * 1e12 / flops:,.0f} tokens/s\n"
+    )
+    widths = [max(len(name), *(len(_cell(value)) for value in table[name])) for name in table]
+    for row in (list(table), *(map(_cell, values) for values in table.itertuples(index=False))):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo("  ".join([cells[0].strip().ljust(widths[0]), *cells[1:]]))
+
+
+def _cell(value: Any) -> str:
+    return (
+        value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    )
+
+
 def _list(model_name: str) -> None:
-    from model.checkpoints.load import read_config
     from probes.features import KINDS
     from probes.labels import LABELS
 
-    cfg = read_config(model_name)
+    cfg = config_of(model_name)
     for kind in KINDS.values():
         places = list(kind.places(cfg))
         if places:

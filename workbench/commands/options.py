@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from model import DCFormerConfig
 
 MODEL_HELP = "A bundled model (demo/dcformer, demo/transformer), a checkpoint directory, or a hub id."
 
@@ -25,3 +28,11 @@ def open_model(model_name: str, device: str, dtype: str | None) -> Any:
     from model import load_model  # takes seconds to import: only when a model is really needed
 
     return load_model(model_name, device=device, dtype=dtype)
+
+
+def config_of(model_name: str) -> DCFormerConfig:
+    """The configuration of a size of the paper, or of a model on disk, whose weights need not be there."""
+    from model.checkpoints.load import read_config
+    from model.config import PRESETS, DCFormerConfig
+
+    return DCFormerConfig.preset(model_name) if model_name in PRESETS else read_config(model_name)
