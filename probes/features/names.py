@@ -59,7 +59,7 @@ def _matches(wanted: str, place: Place) -> bool:
     asked, had = wanted.split("."), str(place).split(".")
     if len(asked) > len(had):
         return False
-    return all(one in ("*", other) for one, other in zip(asked, had, strict=False))
+    return all(one in ("*", other) for one, other in zip(asked, had))
 
 
 def _what_there_is(kind: FeatureKind, places: list[Place]) -> str:

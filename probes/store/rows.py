@@ -39,7 +39,7 @@ def pieces(rows: Rows, sizes: Sequence[int]) -> Iterator[Piece]:
     total = int(starts[-1])
     if rows is None or (isinstance(rows, slice) and rows.step in (None, 1)):
         first, last, _ = (rows or slice(None)).indices(total)
-        for shard, (start, size) in enumerate(zip(starts, sizes, strict=False)):
+        for shard, (start, size) in enumerate(zip(starts, sizes)):
             low, high = max(first, int(start)), min(last, int(start) + size)
             if low < high:
                 yield Piece(shard, slice(low - int(start), high - int(start)), slice(low - first, high - first))
