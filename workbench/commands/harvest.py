@@ -131,9 +131,9 @@ def _on_paper(model_name: str, tokens: float, tflops: float, context: int | None
 
 
 def _cell(value: Any) -> str:
-    return (
-        value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-    )
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _list(model_name: str) -> None:
