@@ -121,8 +121,8 @@ def _on_paper(model_name: str, tokens: float, tflops: float, context: int | None
     table = paper_table(cfg, scale)
     flops = forward_flops(cfg, scale.context)
     click.echo(
-        f"{model_name}, {tokens:.3g} tokens in contexts of {scale.context}, stored as {dtype}; {flops / 1e9:.3g} GFLOP a "
-        f"token, at {tflops:g} TFLOP/s {tflops * 1e12 / flops:,.0f} tokens/s\n"
+        f"{model_name}, {tokens:.3g} tokens in contexts of {scale.context}, stored as {dtype}; {flops / 1e9:.3g} GFLOP "
+        f"a token, at {tflops:g} TFLOP/s {tflops * 1e12 / flops:,.0f} tokens/s\n"
     )
     widths = [max(len(name), *(len(_cell(value)) for value in table[name])) for name in table]
     for row in (list(table), *(map(_cell, values) for values in table.itertuples(index=False))):
