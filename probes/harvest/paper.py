@@ -23,9 +23,11 @@ CHOICES: dict[str, list[str]] = {
     "parts, everywhere": ["parts"],
     "residual stream, every layer": ["residual"],
     "parts, residual stream and predictions, everywhere": ["parts", "residual", "predictions"],
-    "row sum and entropy of every head": ["row_sum", "entropy"],
 }
-"""In words -> names of features; the middle layer and the last site stand for any one."""
+"""In words -> names of features; the middle layer and the last site stand for any one.
+
+Head statistics are not here: their maps are rebuilt on the CPU, which no count of the forward's operations covers.
+"""
 
 
 @dataclass(frozen=True)
