@@ -53,8 +53,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationFeature(Feature):
-    """Made from factors of one layer and site. reads: which of model.mixing.FACTORS. values: (Mixing) -> [B, T,
-    *shape]."""
+    """Made from factors of one layer and site. reads: of model.mixing.FACTORS. values: Mixing -> [B, T, *shape]."""
 
     reads: tuple[str, ...]
     values: Callable[[Mixing], Tensor] = field(compare=False)

@@ -39,8 +39,7 @@ class Estimate:
     def __str__(self) -> str:
         return (
             f"{self.documents:,} documents, {self.tokens:,} tokens, of which {self.tokens_run:,} run and {self.rows:,} "
-            "are "
-            f"kept: {self.row_bytes:,.0f} bytes each, {in_words(self.bytes)} in {self.shards} shards"
+            f"are kept: {self.row_bytes:,.0f} bytes each, {in_words(self.bytes)} in {self.shards} shards"
         )
 
 

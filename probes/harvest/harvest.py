@@ -53,19 +53,19 @@ def harvest(
             stream and predictions, everywhere.
         labels: built-in names or columns of the corpus, see probes.labels; None = all that are built in, and the
             columns that the corpus always has.
-        keep: which tokens; None = all.
+        keep: which tokens; None = all. The label that decides is kept too.
         dtype: of the tensors: float16, float32 or float64.
         products: keep parts as H x H matrices even where their factors are smaller.
-        context: tokens that the model reads at a time, a document longer than this in several pieces; None = its
-        context. shard_bytes: size of a shard; whole documents share one, so a long document makes a larger one.
+        context: tokens that the model reads at a time, a longer document in several pieces; None = its context.
+        shard_bytes: size of a shard; whole documents share one, so a long document makes a larger one.
         batch_tokens: of one forward pass; None = as measured to be fast.
         ranks: None = as torchrun says.
         progress: show a bar with tokens/s and the time left. tell: is given the size estimate before anything is run.
     Returns:
         The store; None where other processes are still at work on theirs.
     Raises:
-        ValueError: bad settings, an empty corpus, a column that is missing, too small a disk, a feature that is not
-        finite. StoreError: the folder holds something else, or a harvest of another model, corpus or other settings.
+        ValueError: bad settings, an empty corpus, a missing column, too small a disk, a feature that is not finite.
+        StoreError: the folder holds something else, or a harvest of another model, corpus or other settings.
     """
     job = Job.prepared(model, corpus, features, labels, keep, dtype, products, context, shard_bytes, batch_tokens)
     here, folder = ranks or Ranks.here(), Path(out).expanduser()

@@ -22,7 +22,7 @@ from probes.harvest.plan import Plan, count_tokens, make_plan
 from probes.harvest.request import Keep, Request
 from probes.harvest.shard import TORCH_DTYPES, ShardMaker
 from probes.harvest.stored import described, predictions_of, tensors_of
-from probes.labels import CorpusCounts, Label, default_labels, resolve_labels
+from probes.labels import DERIVED, CorpusCounts, Label, default_labels, resolve_labels
 from probes.labels.columns import column_label
 from probes.labels.label import NUMBER
 from probes.store import DerivedLabel, Manifest, StoredLabel
@@ -68,7 +68,8 @@ class Job:
         predictions = predictions_of(chosen)
         if labels is None:
             labels = (*default_labels(engine.model.tokenizer is not None, len(predictions) == 2), *source.columns)
-        own, derived = resolve_labels([one for one in labels if one not in COLUMNS], [one.name for one in predictions])
+        named = _labels_to_keep(labels, keep or Keep())
+        own, derived = resolve_labels(named, [one.name for one in predictions])
         entries = described(chosen, dtype, products)
         request = Request(
             model=_about_model(engine.model), corpus=source.describe(), features=tuple(one.name for one in entries),
@@ -126,6 +127,17 @@ def _check_settings(engine: Engine, dtype: str, shard_bytes: int, batch_tokens: 
             raise ValueError(f"{name}={value} must be at least 1.")
     if engine.model.taps.count:
         raise ValueError("A change is applied to this model, which no store could name. Leave its `with` block first.")
+
+
+def _labels_to_keep(labels: Sequence[str], keep: Keep) -> list[str]:
+    """The labels that are no column of every table already, the one that decides what is kept among them."""
+    if keep.label in DERIVED:
+        raise ValueError(
+            f"{keep.label} is known only when the model has run, so it cannot decide which tokens are kept. Keep all "
+            "and choose rows of the store."
+        )
+    deciding = [] if keep.label is None or keep.label in labels else [keep.label]
+    return [name for name in (*labels, *deciding) if name not in COLUMNS]
 
 
 def _about_model(model: HookedDCFormer) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from probes.features import PredictionFeature
 from probes.harvest.encoding import Encoder
 from probes.harvest.request import Keep
 from probes.harvest.table import TableBuilder, parquet_bytes
-from probes.labels import CorpusCounts, Label, column_label
+from probes.labels import CorpusCounts, Label
 from probes.labels.columns import column_dtype
 from probes.labels.label import CLASS
 from probes.labels.registry import BUILT_IN
@@ -178,7 +178,7 @@ def keep_label(keep: Keep, labels: Sequence[Label]) -> Label | None:
     """The label that decides what is kept, if one does."""
     if keep.label is None:
         return None
-    return next((one for one in labels if one.name == keep.label), None) or column_label(keep.label)
+    return next(one for one in labels if one.name == keep.label.partition(":")[0] or one.name == keep.label)
 
 
 def kept_positions(keep: Keep, deciding: Label | None, sample: Any, number: int) -> NDArray[np.int64]:

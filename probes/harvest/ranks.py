@@ -1,5 +1,4 @@
-"""Several processes that harvest into one folder. They never talk: each does the shards of its number, files say the
-rest.
+"""Several processes that harvest into one folder. Each makes the shards of its number; all else they tell by files.
 
 So any of them may die at any moment, and start again in any order.
 """

@@ -1,5 +1,4 @@
-"""What is asked of a harvest: everything that decides the bits of its store, so that a stopped one can be known
-again."""
+"""What is asked of a harvest: all that decides the bits of its store, so that a stopped one can be known again."""
 
 from __future__ import annotations
 

@@ -120,8 +120,7 @@ class ShardMaker:
             bad = int(wrong.nonzero()[0, 0])
             raise ValueError(
                 f"next_token_loss is NaN or infinite at {_place(batch, bad)}: the model itself computes it so. Check "
-                "its "
-                "weights, or run it in a wider dtype."
+                "its weights, or run it in a wider dtype."
             )
 
 

@@ -44,7 +44,6 @@ class Label:
         if self.needs_text and sample.offsets is None:
             raise ValueError(
                 f"{sample.document.where} has token ids but no text, which the label {self.name} needs. Leave the "
-                "label "
-                "out, or give texts and a model with a tokenizer."
+                "label out, or give texts and a model with a tokenizer."
             )
         return self.values(sample)

@@ -14,8 +14,7 @@ from probes.corpora.corpus import Document
 Ids = NDArray[np.int64]
 
 WORD = re.compile(r"\w+(?:['’\-.]\w+)*|[^\w\s]")
-"""A word is letters and digits, joined by single apostrophes, hyphens or points; every other sign is a word of its
-own."""
+"""A word is letters and digits, joined by single apostrophes, hyphens, points; any other sign is a word of its own."""
 SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|\n""")
 """A sentence ends at . ! ? or … before a space, and at a line's end. Abbreviations are not known."""
 BANDS = ("very common", "common", "medium", "rare", "very rare")

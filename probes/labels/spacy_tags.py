@@ -29,8 +29,7 @@ def tagger(model: str) -> Callable[[str], Any]:
     except (ImportError, OSError) as error:
         raise ValueError(
             f"The labels {', '.join(TAGS)} need spaCy and its model {model}, and one of them is not installed: pip "
-            "install "
-            f"spacy, then python -m spacy download {model}. All other labels work without."
+            f"install spacy, then python -m spacy download {model}. All other labels work without."
         ) from error
 
 

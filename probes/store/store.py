@@ -137,8 +137,7 @@ class Store:
         if damaged:
             raise StoreError(
                 f"{len(damaged)} of {len(files)} files of {self.folder} are damaged: {', '.join(damaged)}. Put them "
-                "back "
-                "from a copy, or harvest again into another folder."
+                "back from a copy, or harvest again into another folder."
             )
 
     def check_model(self, model: HookedDCFormer) -> None:

@@ -10,8 +10,7 @@ from probes.tasks.rules import Rule
 
 FRAME, STATEMENT, QUESTION, ANSWER, PERSON = "frame", "statement", "question", "answer", "person"
 OBJECTS = {"thing": "thing", "tool": "capability", "city": "city", "adjective": "quality", "time": "time"}
-"""Topic -> the role of the word that a statement says of a person (a capability: a thing that one can do something
-with)."""
+"""Topic -> the role of the word that a statement says of a person (a capability: a thing that does something)."""
 
 Span = tuple[int, int, str]
 
@@ -89,8 +88,7 @@ def _place(item: tuple[str, int], line: str, question: int) -> tuple[int, int]:
 
 
 def _answer(rule: Rule, bracketed: str) -> tuple[int, int] | None:
-    """Where the answer stands in the plain line: as bracketed, or in a demonstration the candidate that ends the
-    line."""
+    """Where the answer stands in the plain line: as bracketed, or in a demonstration the candidate at its end."""
     match = BRACKETED.search(bracketed)
     if match:
         return match.start(), match.start() + len(match[1])

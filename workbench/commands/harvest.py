@@ -15,8 +15,7 @@ DATA_HELP = (
 )
 FEATURES_HELP = (
     "Comma-separated: query_part@3.post, residual@*, parts, factors, gates, entropy@*.raw, ...; default: parts, "
-    "residual "
-    "stream and predictions, everywhere."
+    "residual stream and predictions, everywhere."
 )
 
 
