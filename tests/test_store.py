@@ -90,6 +90,19 @@ def test_rows_of_one_shard_are_a_view_of_the_file(store):
         view[0] = 0
 
 
+def test_many_shards_of_many_tensors_hold_few_files_open(tmp_path):
+    made = harvest(
+        small_model(), id_documents((3,) * 30), tmp_path / "store", ["factors", "residual"], [], shard_bytes=1
+    )
+    assert made is not None
+    assert len(made.manifest.shards) == 30
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    read = [made.read(name) for name in made.features]
+    assert all(len(values) == 90 for values in read)
+    if before:
+        assert len(list(Path("/proc/self/fd").iterdir())) - before <= 30
+
+
 def test_a_table_has_the_asked_columns_of_the_asked_rows(store):
     whole = store.table()
     assert list(whole) == store.columns

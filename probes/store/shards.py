@@ -40,7 +40,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
     aside = path.with_name(f"{path.name}.tmp")
     write(aside)
     sync(aside)
-    # both the old umask of the file and its neighbours': safetensors makes its file private to the user
+    # safetensors makes its file private to the user; give it the rights of any other
     os.chmod(aside, 0o666 & ~_umask())
     described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
     os.replace(aside, path)
@@ -61,15 +61,14 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
     The file is 8 bytes (little-endian length of the header), a JSON header, and the tensors' bytes; the header gives
     each tensor's dtype, shape and place. https://github.com/huggingface/safetensors#format
     """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+    # one map for the whole file: each holds a file open
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
     header.pop("__metadata__", None)
-    return {name: _mapped(path, 8 + length, entry) for name, entry in header.items()}
+    return {name: _view(raw[start:], entry) for name, entry in header.items()}
 
 
-def _mapped(path: Path, start: int, entry: dict[str, Any]) -> NDArray[Any]:
-    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-    if 0 in shape:
-        return np.empty(shape, dtype)  # nothing to map
-    return np.memmap(path, dtype=dtype, mode="r", offset=start + entry["data_offsets"][0], shape=shape)
+def _view(content: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
+    first, end = entry["data_offsets"]
+    return content[first:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -25,7 +25,7 @@ from probes.weights import weights_hash
 COLUMNS = ("document", "position", "piece", "context_position", "token_id", "token")
 """Of every token table; labels follow."""
 OPEN_SHARDS = 256
-"""Shards whose files stay mapped; each mapped tensor holds a file open."""
+"""Shards that stay mapped; each holds a file open, and a process may have about 1,000."""
 
 
 class Store:
