@@ -141,6 +141,9 @@ def test_derived_labels_need_their_prediction():
     assert [label.name for label in resolve_labels(DERIVED, ["next_token_loss", "next_token_rank"])[1]] == list(DERIVED)
     with pytest.raises(ValueError, match=r"rank_class follows from next_token_rank\. Keep this feature too"):
         resolve_labels(["rank_class"], ["next_token_loss"])
+    assert resolve_labels(["next_token_loss"], ["next_token_loss"]) == ([], [])
+    with pytest.raises(ValueError, match=r"next_token_rank is a feature, and it is not kept"):
+        resolve_labels(["next_token_rank"], ["next_token_loss"])
 
 
 def test_without_spacy_its_labels_say_how_to_install_it(monkeypatch):

@@ -75,6 +75,9 @@ def resolve_labels(names: Iterable[str], features: Iterable[str]) -> tuple[list[
             derived[name] = DERIVED[name]
             if derived[name].column not in kept:
                 raise ValueError(f"The label {name} follows from {derived[name].column}. Keep this feature too.")
+        elif name in (LOSS, RANK):  # a column of the table already, where it is kept
+            if name not in kept:
+                raise ValueError(f"{name} is a feature, and it is not kept. Name it among the features.")
         elif bare in TAGS:
             labels[bare] = spacy_label(bare, model or MODEL)
         else:
