@@ -1,4 +1,4 @@
-"""What learned probes have in common beyond scikit-learn's contract: the loss by which their regularisation is chosen."""
+"""What learned probes have in common beyond scikit-learn's contract: the loss that chooses their regularisation."""
 
 from __future__ import annotations
 
@@ -61,12 +61,8 @@ class ClassProbe(ClassifierMixin, BaseEstimator):
         return np.where(known, -chosen, -np.log(LEAST_PROBABILITY)) / np.log(2)
 
     def _checked(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray[np.intp]]:
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}. A probe of classes needs at least 2 classes.")
-        return X, codes
+        checked, self.classes_, codes = checked_classes(self, X, y)
+        return checked, codes
 
 
 class NumberProbe(RegressorMixin, BaseEstimator):
@@ -80,8 +76,8 @@ class NumberProbe(RegressorMixin, BaseEstimator):
         Raises:
             ValueError: lengths that differ, or numbers that are not finite.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        return self._fit(X, y)
+        checked: tuple[NDArray, NDArray] = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        return self._fit(*checked)
 
     @abstractmethod
     def _fit(self, X: NDArray, y: NDArray) -> Self:
@@ -98,6 +94,20 @@ class NumberProbe(RegressorMixin, BaseEstimator):
     def losses(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Squared error of each row."""
         return (self.predict(X) - np.asarray(y, dtype=np.float64)) ** 2
+
+
+def checked_classes(probe: BaseEstimator, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray, NDArray[np.intp]]:
+    """(X in float64, the classes, the class of each row as its number).
+
+    Raises:
+        ValueError: lengths that differ, numbers that are not finite, or a single class.
+    """
+    rows: tuple[NDArray, NDArray] = validate_data(probe, X, y, dtype=np.float64)
+    check_classification_targets(rows[1])
+    classes, codes = np.unique(rows[1], return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has one class, {classes[0]!r}. A probe of classes needs at least 2 classes.")
+    return rows[0], classes, codes
 
 
 def clipped_log(probabilities: Any) -> NDArray:

@@ -81,7 +81,7 @@ PROBES = {
             name="online_code", title="MDL probe (online code)", unit="bits; compression against the uniform code",
             baseline="uniform code: tokens * log2(classes) bits, compression 1",
             source="Voita & Titov 2020 (arXiv 2003.12298), with linear probes",
-            classes=OnlineCodeProbe, online=True,
+            classes=OnlineCodeProbe, candidates=PENALTIES, online=True,
         ),
     )
 }  # fmt: skip

@@ -10,10 +10,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probes.estimators.base import NumberProbe
+from probes.estimators.base import NumberProbe, checked_classes
 
 
 class RidgeProbe(NumberProbe):
@@ -54,12 +53,9 @@ class RidgeClassProbe(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: lengths that differ, numbers that are not finite, or a single class.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}. A probe of classes needs at least 2 classes.")
-        self.model_ = make_pipeline(StandardScaler(), RidgeClassifier(alpha=self.penalty * len(X))).fit(X, y)
+        rows, self.classes_, codes = checked_classes(self, X, y)
+        model = RidgeClassifier(alpha=self.penalty * len(rows))
+        self.model_ = make_pipeline(StandardScaler(), model).fit(rows, self.classes_[codes])
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray:

@@ -163,7 +163,8 @@ class _Ridge:
     def predict(self, s: int, fold: int, numbers: Tensor) -> Tensor:
         """Of a fold from a training set, each target with its penalty's number, [R, T, K]."""
         shrunk = self.sets.values[s][:, None] + self.penalties[numbers]  # [D, T]
-        coefficients = self.sets.vectors[s] @ (self.projected[s].unflatten(1, self.shape) / shrunk[..., None]).flatten(1)
+        rotated = self.projected[s].unflatten(1, self.shape) / shrunk[..., None]  # [D, T, K]
+        coefficients = self.sets.vectors[s] @ rotated.flatten(1)
         X = (self.rows.chunks[fold] - self.sets.mean[s]) / self.sets.scale[s]
         return (X @ coefficients + self.means[s]).unflatten(1, self.shape)
 
