@@ -54,19 +54,26 @@ def score_of(score: Score, parts: Parts, label: Label) -> float:
 def improvement_p(score: Score, ours: Parts, reference: Parts, label: Label) -> float:
     """One-sided p of a paired t-test over documents: how likely so large an improvement is where there is none.
 
-    The difference of two scores over the same tokens is a sum over documents, which the test takes as independent.
-    The probes share training folds, which it knows nothing of: read p just below a threshold with care.
+    A score is a ratio of sums over documents; the test is of each document's share in the difference of two, linearised
+    (as a survey's ratio estimator is), and takes documents as independent. The probes share training folds, which it
+    knows nothing of: read p just below a threshold with care.
     """
     sign = -1.0 if score.better == "lower" else 1.0
     if score.name == "r2":
         sign = -1.0  # its parts are errors
-    share = [above / below.sum(0) for above, below in (ours, reference)]
-    by_document = sign * (share[0].mean(1) - share[1].mean(1))
+    by_document = sign * (_shares(ours) - _shares(reference))
     if len(by_document) < 2 or not by_document.any():
         return 1.0
     if not np.ptp(by_document):
         return 0.0 if by_document[0] > 0 else 1.0
     return float(stats.ttest_1samp(by_document, 0.0, alternative="greater").pvalue)
+
+
+def _shares(parts: Parts) -> NDArray[np.float64]:
+    """Each document's linearised share in the mean ratio, [D]; they sum to it."""
+    above, below = parts
+    ratio = above.sum(0) / below.sum(0)
+    return ((above - ratio * below) / below.sum(0) + ratio / len(above)).mean(1)
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

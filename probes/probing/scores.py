@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from probes.probing.held_out import HeldOut
 from probes.probing.label import Label
 
-
 SUMS = ("correct", "bits", "squared_error", "classes", "spread")
 
 
