@@ -43,7 +43,7 @@ def held_out(probe: ProbeKind, kind: str, X: NDArray, y: NDArray, folds: NDArray
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
     losses = _inner_losses(probe, estimator, X, y, folds)
-    chosen = tuple(float(probe.candidates[best]) for best in losses.argmin(1))
+    chosen = [probe.candidates[best] for best in losses.argmin(1)]
     predicted = np.empty(len(y), dtype=y.dtype)
     bits = np.empty(len(y)) if hasattr(estimator, "predict_proba") else None
     for fold, value in enumerate(chosen):
@@ -52,7 +52,7 @@ def held_out(probe: ProbeKind, kind: str, X: NDArray, y: NDArray, folds: NDArray
         predicted[test] = fitted.predict(X[test])
         if bits is not None:
             bits[test] = fitted.losses(X[test], y[test])
-    return HeldOut(predicted, bits, chosen)
+    return HeldOut(predicted, bits, tuple(map(float, chosen)))
 
 
 def _inner_losses(probe: ProbeKind, estimator: Any, X: NDArray, y: NDArray, folds: NDArray[np.intp]) -> NDArray:
