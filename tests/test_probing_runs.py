@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on(whole, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(probe(out=out), whole)
     kept = [json.loads(line) for line in lines[1:-1]]
     keys = {(line["source"], line["label"], line["probe"], line["target"]) for line in kept}
-    assert len(keys) > 15
+    assert len(keys) > 10
     assert not keys & set(ran)  # nothing is done twice
     ran.clear()
     pd.testing.assert_frame_equal(probe(out=out), whole)
