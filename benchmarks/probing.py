@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.timing import machine, markdown_table
 from probes.estimators import PROBES
 from probes.probing import ProbeCell, probe_cells
+from probes.probing.held_out import HeldOut
 from probes.probing.jobs import one_thread
 from probes.probing.label import Label, make_label
 from probes.probing.shared import linear_held_out
@@ -112,10 +113,15 @@ def one_by_one(X: NDArray, y: NDArray, folds: NDArray) -> NDArray:
     return predicted
 
 
-def seconds(run: Callable[[], NDArray | list[NDArray]]) -> tuple[float, NDArray]:
+def seconds(run: Callable[[], NDArray]) -> tuple[float, NDArray]:
     start = time.perf_counter()
     found = run()
-    return time.perf_counter() - start, np.asarray(found)
+    return time.perf_counter() - start, found
+
+
+def _predicted(found: list[HeldOut]) -> NDArray:
+    """[target, token]"""
+    return np.stack([one.predicted for one in found if one.predicted is not None])
 
 
 def compared(given: Study, sample: int, seed: int) -> pd.DataFrame:
@@ -135,15 +141,15 @@ def _both(X: NDArray, label: Label) -> dict[str, float]:
     targets = np.stack([label.values, label.fakes["shuffled_labels"], label.fakes["control_task"]])
     K, penalties = len(label.classes), PROBES["linear"].candidates
     with one_thread():
-        fast, ours = seconds(
-            lambda: [found.predicted for found in linear_held_out(X, targets, K, label.folds, penalties)]
+        fast, ours = seconds(lambda: _predicted(linear_held_out(X, targets, K, label.folds, penalties)))
+        slow, theirs = seconds(lambda: np.stack([one_by_one(X, target, label.folds) for target in targets]))
+    accuracies = {
+        name: float((found[target] == targets[target]).mean())
+        for name, found, target in (
+            ("accuracy", ours, 0), ("theirs", theirs, 0), ("control accuracy", ours, 2), ("their control", theirs, 2)
         )
-        slow, theirs = seconds(lambda: [one_by_one(X, target, label.folds) for target in targets])
-    return {
-        "seconds": fast, "one by one": slow,
-        "accuracy": float((ours[0] == label.values).mean()), "theirs": float((theirs[0] == label.values).mean()),
-        "control accuracy": float((ours[2] == targets[2]).mean()), "their control": float((theirs[2] == targets[2]).mean()),
     }  # fmt: skip
+    return {"seconds": fast, "one by one": slow, **accuracies}
 
 
 @click.command()

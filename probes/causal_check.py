@@ -1,4 +1,4 @@
-"""Does the model use what a probe reads? The probe's directions are removed from mixing, and random ones for comparison.
+"""Does the model use what a probe reads? The probe's directions are removed from mixing, and random ones beside it.
 
 A probe shows that a label can be read, not that the model reads it. Here the forward pass runs with Q(i) (or K(j)) held
 at its mean along the probe's directions, see probes.interventions.directions, and what the model loses stands beside
@@ -38,7 +38,7 @@ COLUMNS = {
     "low": "lower end of the bootstrap interval of the change over sequences",
     "high": "upper end",
     "sequences": "how many counted",
-    "p": "of the probe's row: how many of the draws and itself lose at least as much, as a share; against uniform draws",
+    "p": "of the probe's row: share of uniform draws, itself counted, that lose at least as much",
     "p_like_mixing": "the same against draws from the covariance",
 }
 """Of the result, and what they mean."""

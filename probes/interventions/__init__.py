@@ -1,8 +1,8 @@
 """Changes of head mixing, as values that are applied to a model for a while.
 
 intervention.py says what is changed and how; edits.py does it to the factors; donors.py takes values of other prompts;
-directions.py takes directions out of a token's part of M; stacked.py runs several changes in one batch; written.py turns
-interventions into JSON and back.
+directions.py takes directions out of a token's part of M; stacked.py runs several changes in one batch; written.py
+turns interventions into JSON and back.
 """
 
 from probes.interventions.change import Change, Combined
