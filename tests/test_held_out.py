@@ -14,7 +14,9 @@ from probes.estimators.chunked_rows import ChunkedRows
 from probes.estimators.multinomial import Problems, fit_multinomial
 from probes.estimators.online_code import block_of_row
 from probes.probing.held_out import held_out
-from probes.probing.shared import linear_held_out, ridge_held_out
+from probes.probing.jobs import SHARED
+from probes.probing.shared import ridge_held_out
+from probes.probing.shared_neighbours import neighbours_held_out
 
 N, D = 610, 7
 FOLDS = 5
@@ -120,10 +122,7 @@ MAKE = {
 def test_nested_choice_and_predictions_of_classes_are_those_of_scikit_learn(X, folds, name, K):
     targets = np.stack([classes(X, K), np.random.default_rng(5).permutation(classes(X, K))])
     candidates = PROBES[name].candidates
-    if name == "linear":
-        found = linear_held_out(X, targets, K, folds, candidates)
-    else:
-        found = ridge_held_out(X, targets, K, folds, candidates)
+    found = SHARED[name](X, targets, K, folds, candidates)
     for target, fast in zip(targets, found, strict=True):
         losses = nats if name == "linear" else indicator_errors
         truth, chosen = by_scikit_learn(MAKE[name], candidates, losses, X, target, folds)
@@ -153,6 +152,19 @@ def test_nested_choice_and_predictions_of_numbers_are_those_of_scikit_learn(X, f
         np.testing.assert_allclose(fast.predicted, truth, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_neighbours_searched_once_are_those_searched_for_each_target(X, folds, kind):
+    y = classes(X, 3) if kind == "classes" else StandardScaler().fit_transform(X)[:, 0]
+    targets = np.stack([y, np.random.default_rng(5).permutation(y)])
+    found = neighbours_held_out(X, targets, 3 if kind == "classes" else None, folds, (64, 16, 4))
+    for target, fast in zip(targets, found, strict=True):
+        plain = held_out(PROBES["neighbours"], kind, X, target, folds)
+        assert fast.chosen == plain.chosen
+        np.testing.assert_allclose(fast.predicted, plain.predicted, rtol=0, atol=1e-12)
+        if kind == "classes":
+            np.testing.assert_allclose(fast.bits, plain.bits, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["mlp", "neighbours"])
 def test_every_other_probe_never_sees_the_fold_that_it_predicts(X, folds, name):
     """Labels of one fold are replaced: what is predicted for that fold stays."""
@@ -164,12 +176,11 @@ def test_every_other_probe_never_sees_the_fold_that_it_predicts(X, folds, name):
     assert (before.predicted != after.predicted).any()
 
 
-@pytest.mark.parametrize("name", ["linear", "ridge"])
+@pytest.mark.parametrize("name", SHARED)
 def test_the_fast_fits_never_see_the_fold_that_they_predict(X, folds, name):
     y = classes(X, 3)
     targets = np.stack([y, np.where(folds == 2, 0, y)])
-    fit = linear_held_out if name == "linear" else ridge_held_out
-    before, after = fit(X, targets, 3, folds, PROBES[name].candidates)
+    before, after = SHARED[name](X, targets, 3, folds, PROBES[name].candidates)
     np.testing.assert_array_equal(before.predicted[folds == 2], after.predicted[folds == 2])
     assert (before.predicted != after.predicted).any()
 

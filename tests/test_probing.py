@@ -1,6 +1,7 @@
 """Planted truth: probes recover what features say, and the controls expose what they do not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.model_selection import KFold, cross_val_score
 
@@ -28,6 +29,7 @@ def test_a_linear_signal_is_read_by_every_probe_and_no_control_explains_it():
     assert code.value > 1.5
     assert code.reference < 1.1
     assert code.p_holm < 1e-6
+    assert against(table, "constant", "compression", probe="online_code").reference == pytest.approx(1, abs=0.06)
 
 
 def test_an_exclusive_or_is_read_by_nonlinear_probes_alone():
@@ -141,6 +143,22 @@ def test_the_values_of_the_table_are_those_of_the_tokens():
     entropy = -sum(share * np.log2(share) for share in shares)
     assert against(table, "constant", "cross_entropy", label="y").reference == pytest.approx(entropy, abs=0.01)
     assert against(table, "constant", label="some").tokens == (text.positions >= 7).sum()
+
+
+def test_floating_point_labels_are_numbers_however_they_come_and_all_others_classes():
+    text = corpus(documents=15, seed=11)
+    X = text.noise(2)
+    numbers = [None if place == 3 else float(x) for place, x in zip(text.positions, X[:, 0], strict=True)]
+    codes = (X[:, 1] > 0).astype(int)
+    labels = {
+        "list": numbers, "objects": np.array(numbers, dtype=object), "series": pd.Series(numbers, index=codes),
+        "codes": codes, "flags": codes == 1, "category": pd.Categorical(codes), "nullable": pd.array(codes, "Int64"),
+    }  # fmt: skip
+    table = probe_cells([cell(X)], labels, text.documents, probes=["ridge"], references=["constant"])
+    values = {name: table[table.label == name].value.tolist() for name in labels}
+    assert {len(values[name]) for name in ("list", "objects", "series")} == {1}  # R²
+    assert {len(values[name]) for name in ("codes", "flags", "category", "nullable")} == {2}  # two accuracies
+    assert set(table[table.label.isin(["list", "objects", "series"])].tokens) == {(text.positions != 3).sum()}
 
 
 def test_corrections_are_over_all_cells_of_a_score_and_reference():

@@ -55,6 +55,11 @@ REFUSED = {
     "a probe that takes no such label": (
         {"labels": {"loss": X[:, 0]}}, "Label 'loss' has numbers, which none of the probes (linear) takes. Add 'ridge'",
     ),
+    "no references": ({"references": []}, "references must be a list of names, got []. Leave it out to mean all"),
+    "a lookup for a code": (
+        {"probes": ["online_code"], "references": ["token_identity"], "token_ids": TEXT.token_ids},
+        "None of the references token_identity can be had for these probes. Add 'constant'.",
+    ),
     "an unknown reference": ({"references": ["chance"]}, "Unknown reference 'chance'. Choose from constant,"),
     "a reference without its data": ({"references": ["position"]}, "The reference 'position' needs positions=, which"),
     "a control without tokens": ({"references": ["control_task"]}, "'control_task' needs token_ids=, which was not "),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,16 @@ from probes.probing.held_out import HeldOut, held_out
 from probes.probing.label import Label
 from probes.probing.scores import Outcome
 from probes.probing.shared import CHOOSING_TOLERANCE, linear_held_out, ridge_held_out
+from probes.probing.shared_neighbours import neighbours_held_out
 
 KEY = ("source", "content", "label", "values", "probe", "target")
 """What names a fit: the features and a digest of them, the label and a digest of it, the probe, the target."""
+SHARED: dict[str, Callable[..., list[HeldOut]]] = {
+    "linear": linear_held_out,
+    "ridge": ridge_held_out,
+    "neighbours": neighbours_held_out,
+}
+"""Probes that fit several targets together; each is held to held_out by tests/test_held_out.py."""
 FitKey = tuple[str, str, str, str, str, str]
 
 
@@ -84,11 +91,9 @@ def _fits(probe: ProbeKind, X: NDArray, label: Label, names: Iterable[str], job:
         rows = ChunkedRows(X, block_of_row(label.documents, FRACTIONS, seed_of(job.seed, label.name)), torch.float32)
         bits, best = online_bits(rows, targets, len(label.classes), probe.candidates, CHOOSING_TOLERANCE)
         return [HeldOut(None, row, (probe.candidates[int(number)],)) for row, number in zip(bits, best, strict=True)]
-    if probe.name == "linear":
-        return linear_held_out(X, targets, len(label.classes), label.folds, probe.candidates)
-    if probe.name == "ridge":
+    if probe.name in SHARED:
         classes = len(label.classes) if label.kind == "classes" else None
-        return ridge_held_out(X, targets, classes, label.folds, probe.candidates)
+        return SHARED[probe.name](X, targets, classes, label.folds, probe.candidates)
     return [held_out(probe, label.kind, X, target, label.folds, seed) for target in targets]
 
 

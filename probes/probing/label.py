@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from probes.probing.cells import digest, seed_of
@@ -54,9 +55,7 @@ class Label:
         return np.bincount(cell, weights=values, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
 
-def make_label(
-    name: str, values: ArrayLike, documents: NDArray, token_ids: NDArray | None, n_folds: int, seed: int
-) -> Label:
+def make_label(name: str, values: Any, documents: NDArray, token_ids: NDArray | None, n_folds: int, seed: int) -> Label:
     """Check a label, split its documents into folds, and draw its fakes.
 
     Args:
@@ -65,7 +64,7 @@ def make_label(
     Raises:
         ValueError: lengths that differ, one class, too few documents, or a class in too few of them.
     """
-    column = pd.Series(values if isinstance(values, pd.Series) else np.asarray(values)).reset_index(drop=True)
+    column = pd.Series(values).infer_objects().reset_index(drop=True)  # 0.5 and None, as objects, are numbers too
     if column.shape != documents.shape:
         raise ValueError(f"Label {name!r} has {len(column)} tokens, documents {len(documents)}. Give each token one.")
     tokens = np.flatnonzero(column.notna())

@@ -24,7 +24,8 @@ Comparison = tuple[Source | None, str]
 class Plan:
     """All that is probed, checked.
 
-    sources: of each cell, in their order. references: their names, in the order of the table.
+    sources: of each cell, in their order. references: their names, in the order of the table. nothing: features that
+    say nothing.
     """
 
     cells: Sequence[ProbeCell]
@@ -32,14 +33,15 @@ class Plan:
     labels: Sequence[Label]
     probes: Sequence[ProbeKind]
     references: Sequence[str]
+    nothing: Source
     positions: Source | None
     residuals: Mapping[str, Source]
     random_inits: Mapping[str, Source]
     seed: int
     _reduced: dict[tuple[str, str, int], Source] = field(default_factory=dict)
 
-    def comparisons(self, number: int) -> Iterator[tuple[str, Comparison]]:
-        """What a cell is held against: (name of the reference, its features and target)."""
+    def comparisons(self, number: int, probe: ProbeKind) -> Iterator[tuple[str, Comparison]]:
+        """What a probe of a cell is held against: (name of the reference, its features and target)."""
         cell, source = self.cells[number], self.sources[number]
         residual = None if cell.residual is None else self.residuals[cell.residual]
         found: dict[str, Source | None] = {
@@ -48,7 +50,9 @@ class Plan:
             "residual_projection": self._reduce(residual, "projection", source.features),
         }  # fmt: skip
         for name in self.references:
-            if name in OF_LABEL:
+            if name == "constant" and probe.online:
+                yield name, (self.nothing, "real")  # a code needs no features either, but it codes in order
+            elif name in OF_LABEL:
                 yield name, (None, name)
             elif name in FAKES:
                 yield name, (source, name)
@@ -63,12 +67,10 @@ class Plan:
         """Every fit that the table needs, once."""
         found: dict[FitKey, tuple[Source, Label]] = {}
         for number, source in enumerate(self.sources):
-            needed = [(source, "real"), *(comparison for _, comparison in self.comparisons(number))]
-            for label in self.labels:
-                for features, target in needed:
-                    if features is None:
-                        continue
-                    for probe in self.probes_of(label):
+            for label, probe in ((one, kind) for one in self.labels for kind in self.probes_of(one)):
+                compared = (comparison for _, comparison in self.comparisons(number, probe))
+                for features, target in ((source, "real"), *compared):
+                    if features is not None:
                         found[fit_key(features, label, probe.name, target)] = (features, label)
         return found
 
@@ -112,6 +114,7 @@ def make_plan(
         cells=cells, labels=labels, probes=probes, seed=seed, random_inits=random_inits,
         sources=[checked_source(f"cell {cell.key}", cell.X, tokens) for cell in cells],
         references=_references(references, positions, token_ids, bool(needed), bool(random_inits)),
+        nothing=Source("nothing", np.zeros((tokens, 1), dtype=np.float32), f"{tokens} zeros", 1),
         positions=None if positions is None else checked_source("position", position_features(positions), tokens),
         residuals={name: checked_source(f"residual {name}", residuals[name], tokens) for name in sorted(needed)},
     )  # fmt: skip
@@ -153,6 +156,8 @@ def _references(
         "control_task": (token_ids is not None, "token_ids="), "random_init": (random, "random_init of a cell"),
         **dict.fromkeys(("residual", "residual_pca", "residual_projection"), (residual, "residual of a cell")),
     }  # fmt: skip
+    if names is not None and (isinstance(names, str) or not names):
+        raise ValueError(f"references must be a list of names, got {names!r}. Leave it out to mean all.")
     for name in names or ():
         if name not in REFERENCES:
             raise ValueError(f"Unknown reference {name!r}. Choose from {', '.join(REFERENCES)}.")

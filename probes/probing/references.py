@@ -10,7 +10,8 @@ from probes.probing.held_out import HeldOut
 from probes.probing.label import Label
 
 REFERENCES = {
-    "constant": "the rates of the classes, or the mean, in the training folds: what needs no features at all",
+    "constant": "the rates of the classes, or the mean, in the training folds (of an online code, in the blocks "
+    "before): what needs no features at all",
     "shuffled_labels": "the same probe on the same features, labels traded among all tokens: what overfitting gives",
     "control_task": "the same probe and features on a control task, a random class kept by each token type: the "
     "difference is selectivity (Hewitt & Liang 2019, arXiv 1909.03368)",

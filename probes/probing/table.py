@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probes.estimators import ProbeKind
 from probes.probing.cells import seed_of
 from probes.probing.jobs import fit_key
 from probes.probing.label import Label
@@ -80,17 +81,22 @@ class Table:
             for label in self.plan.labels
             for probe in self.plan.probes_of(label)
             for score in SCORES.values()
-            for row in self._rows(number, label, probe.name, score)
+            for row in self._rows(number, label, probe, score)
         ]
+        if not rows:
+            raise ValueError(
+                f"None of the references {', '.join(self.plan.references)} can be had for these probes. Add 'constant'."
+            )
         table = pd.DataFrame(rows, columns=[*rows[0]])
         for name, adjust in (("p_holm", holm), ("p_bh", benjamini_hochberg)):
             table[name] = table.groupby(["score", "against"])["p"].transform(lambda p, to=adjust: to(p.to_numpy()))
         labels = [name for name in table.columns if name not in COLUMNS]
         return table[[*labels, *COLUMNS]]
 
-    def _rows(self, number: int, label: Label, probe: str, score: Score) -> list[dict[str, Any]]:
+    def _rows(self, number: int, label: Label, kind: ProbeKind, score: Score) -> list[dict[str, Any]]:
         """A cell's rows under one score, one for each reference that has it."""
         own: Comparison = (self.plan.sources[number], "real")
+        probe = kind.name
         ours = self._scored(own, label, probe, score)
         if ours is None:
             return []
@@ -104,7 +110,7 @@ class Table:
             "regularisation": _median(self.outcome(own, label, probe).chosen),
         }
         rows = []
-        for name, comparison in self.plan.comparisons(number):
+        for name, comparison in self.plan.comparisons(number, kind):
             theirs = self._scored(comparison, label, probe, score)
             if theirs is not None:
                 p = self._p(own, comparison, label, probe, score)
