@@ -93,6 +93,20 @@ def probe_directions(coefficients: ArrayLike) -> Tensor:
     return given - given.mean(0) if len(given) > 1 else given
 
 
+def probe_patterns(coefficients: ArrayLike, X: ArrayLike) -> Tensor:
+    """The directions along which features move with what a linear probe reads, [K, feature].
+
+    A probe's own direction is a filter: it may lie where features hardly vary, to cancel what disturbs it. The
+    covariance of the features times it says where the label shows (Haufe et al. 2014, NeuroImage 87).
+
+    Args:
+        X: features of any tokens, [token, feature].
+    """
+    values = torch.as_tensor(np.asarray(X), dtype=torch.float64)
+    centred = values - values.mean(0)
+    return probe_directions(coefficients) @ (centred.mT @ centred / len(values))
+
+
 def causal_check(
     source: HookedDCFormer | Engine,
     examples: Sequence[Example],
@@ -113,7 +127,7 @@ def causal_check(
 
     Args:
         directions: [H*H] or [K, H*H] (entry source * H + target) of the query part Q(i) or key part K(j); see
-            probe_directions. Their span is removed, so lengths do not count.
+            probe_directions and probe_patterns. Their span is removed, so lengths do not count.
         measures: of probes.measures. draws: of each kind of random directions; the smallest p is 1 / (draws + 1).
         hold: "mean": the projection becomes its mean over the examples, so that only what varies from token to token
             goes, which is all that a probe can read; "zero": it becomes 0.

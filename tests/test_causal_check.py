@@ -7,7 +7,7 @@ import torch
 from model import Engine, capture
 from model.backends import BACKENDS
 from model.mixing import side_part
-from probes.causal_check import COLUMNS, causal_check, part_moments, probe_directions
+from probes.causal_check import COLUMNS, causal_check, part_moments, probe_directions, probe_patterns
 from probes.estimators import LinearProbe
 from probes.examples import text_examples
 from probes.interventions import Intervention, Stacked, WithoutDirections
@@ -152,6 +152,17 @@ def test_directions_of_a_probe_are_differences_of_classes():
     found = probe_directions(coefficients + 7.0)
     torch.testing.assert_close(found, probe_directions(coefficients))
     torch.testing.assert_close(probe_directions(coefficients[0]), torch.from_numpy(coefficients[:1]))
+
+
+def test_patterns_of_a_probe_are_where_the_label_shows():
+    """The label moves feature 0; feature 1 is a disturbance that the probe subtracts, and no place of the label."""
+    rng = np.random.default_rng(1)
+    label, disturbance = rng.normal(size=(2, 4000))
+    X = np.stack([label + disturbance, disturbance], 1)
+    probe = LinearProbe(1e-4).fit(X, label > 0)
+    (reads,), (shows,) = probe_directions(probe.coef_[1:] - probe.coef_[:1]), probe_patterns(probe.coef_[1:], X)
+    assert abs(reads[1] / reads[0] + 1) < 0.05
+    assert abs(shows[1] / shows[0]) < 0.05
 
 
 REFUSED = {

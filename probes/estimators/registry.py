@@ -12,7 +12,7 @@ from probes.estimators.neighbours import NeighboursNumberProbe, NeighboursProbe
 from probes.estimators.online_code import PENALTIES, OnlineCodeProbe
 from probes.estimators.ridge import RidgeClassProbe, RidgeProbe
 
-RIDGE_PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+RIDGE_PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
