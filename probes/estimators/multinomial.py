@@ -10,7 +10,7 @@ Axes: F problem, K class, D feature, P all parameters of a problem, R row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,20 @@ class Coefficients:
     intercepts: Tensor
     iterations: Tensor
     converged: Tensor
+
+    def at(self, chosen: Tensor) -> Coefficients:
+        """Of some problems; chosen is bool [F]."""
+        return Coefficients(*(part[chosen] for part in self._parts()))
+
+    def replaced(self, chosen: Tensor, new: Coefficients) -> Coefficients:
+        """The same with new ones for some problems."""
+        parts = [part.clone() for part in self._parts()]
+        for part, values in zip(parts, new._parts(), strict=True):
+            part[chosen] = values
+        return Coefficients(*parts)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.weights, self.intercepts, self.iterations, self.converged
 
     def raw(self, sets: TrainingSets, set_of: Tensor) -> tuple[Tensor, Tensor]:
         """The same for the rows as ChunkedRows holds them, which are standardised by all rows."""
@@ -55,8 +69,13 @@ class Problems:
     target_of: Tensor
     penalty: Tensor
 
-    def with_penalty(self, penalty: Tensor) -> Problems:
-        return Problems(self.rows, self.sets, self.labels, self.classes, self.set_of, self.target_of, penalty)
+    def with_penalty(self, penalty: float) -> Problems:
+        """The same problems, all with one penalty."""
+        return replace(self, penalty=torch.full_like(self.penalty, penalty))
+
+    def at(self, chosen: Tensor) -> Problems:
+        """Some of the problems; chosen is bool [F]."""
+        return replace(self, set_of=self.set_of[chosen], target_of=self.target_of[chosen], penalty=self.penalty[chosen])
 
 
 def fit_multinomial(

@@ -131,7 +131,7 @@ def _bits_by_penalty(
     found: list[list[Tensor]] = [[] for _ in range(blocks - 1)]
     start = None
     for penalty in penalties:
-        problems = problems.with_penalty(torch.full_like(problems.penalty, penalty))
+        problems = problems.with_penalty(penalty)
         start = fit_multinomial(problems, start, tolerance)
         weights, intercepts = start.raw(sets, set_of)
         for block in range(1, blocks):

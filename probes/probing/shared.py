@@ -1,7 +1,8 @@
 """The same held-out predictions as held_out.py gives, for several targets of the same features at once.
 
 Moments are summed once a fold, and every training set is a union of folds: one small diagonalisation serves all
-targets and penalties. Logistic fits run side by side, each warm-started from the next stronger penalty.
+targets and penalties. Logistic fits run side by side, each warm-started from the next stronger penalty, until weaker
+ones only do harm.
 Axes: T target, F problem, K class, D feature, R row, P penalty.
 """
 
@@ -19,7 +20,7 @@ from probes.estimators.chunked_rows import ChunkedRows, TrainingSets
 from probes.estimators.multinomial import Coefficients, Problems, fit_multinomial
 from probes.probing.held_out import HeldOut
 
-CHOOSING_TOLERANCE = 1e-3
+CHOOSING_TOLERANCE = 3e-4
 """Of fits that only choose a penalty."""
 FINAL_TOLERANCE = 1e-4
 """Of fits that predict."""
@@ -59,16 +60,40 @@ def linear_held_out(
     none = torch.zeros(len(set_of), dtype=torch.float64)
     problems = Problems(rows, nested.sets, labels, classes, set_of, target_of, none)
     path: list[Coefficients] = []
-    losses = torch.zeros(n_targets, nested.n_folds, len(penalties), dtype=torch.float64)
+    losses = torch.full((n_targets, nested.n_folds, len(penalties)), torch.inf, dtype=torch.float64)
+    going = torch.ones(n_targets, dtype=torch.bool)
     for number, penalty in enumerate(penalties):
-        problems = problems.with_penalty(torch.full_like(none, penalty))
-        path.append(fit_multinomial(problems, path[-1] if path else None, tolerances[0]))
-        weights, intercepts = path[-1].raw(nested.sets, set_of)
-        for s, scored, outer in nested.scored():
-            here = slice(s * n_targets, (s + 1) * n_targets)
-            losses[:, outer, number] += _nats(weights[here], intercepts[here], rows.chunks[scored], labels[scored])
+        here, before = going[target_of], path[-1] if path else None
+        start = None if before is None else before.at(here)
+        fitted = fit_multinomial(problems.with_penalty(penalty).at(here), start, tolerances[0])
+        path.append(fitted if before is None else before.replaced(here, fitted))
+        losses[going, :, number] = _inner_losses(rows, nested, labels, path[-1], set_of)[going]
+        going &= ~_rising(losses[:, :, : number + 1])
+        if not going.any():
+            break
     best = losses.argmin(2)  # [T, fold]
     return _predictions(rows, nested, labels, classes, penalties, path, best, tolerances[1])
+
+
+def _inner_losses(
+    rows: ChunkedRows, nested: NestedFolds, labels: Sequence[Tensor], fitted: Coefficients, set_of: Tensor
+) -> Tensor:
+    """Summed cross-entropy (nats) within the training set of each outer fold, [T, fold]."""
+    n_targets = len(labels[0])
+    weights, intercepts = fitted.raw(nested.sets, set_of)
+    losses = torch.zeros(n_targets, nested.n_folds, dtype=torch.float64)
+    for s, scored, outer in nested.scored():
+        here = slice(s * n_targets, (s + 1) * n_targets)
+        losses[:, outer] += _nats(weights[here], intercepts[here], rows.chunks[scored], labels[scored])
+    return losses
+
+
+def _rising(losses: Tensor) -> Tensor:
+    """Targets that two successive weaker penalties have made worse for every outer fold: no weaker one is tried."""
+    if losses.shape[2] < 3:
+        return torch.zeros(len(losses), dtype=torch.bool)
+    last = losses[:, :, -3:].diff(dim=2)
+    return (last > 0).all(2).all(1)
 
 
 def _predictions(
