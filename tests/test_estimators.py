@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probes.estimators import (
@@ -62,6 +63,15 @@ def test_a_class_that_was_not_fitted_costs_forty_bits():
     X = np.random.default_rng(0).normal(size=(20, 2))
     probe = LinearProbe().fit(X, np.arange(20) % 2)
     assert probe.losses(X[:1], [7])[0] == pytest.approx(np.log2(1e12))
+
+
+def test_a_linear_fit_that_is_cut_short_says_so():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 5))
+    with pytest.warns(
+        ConvergenceWarning, match=r"stopped after 2 iterations .* Give a larger penalty or more max_iter"
+    ):
+        LinearProbe(1e-6, max_iterations=2).fit(X, X[:, 0] > 0)
 
 
 @pytest.mark.parametrize("names", [[], "linear", ["linaer"]])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
 
 from probes.estimators.base import ClassProbe
 from probes.estimators.chunked_rows import ChunkedRows
@@ -41,6 +43,13 @@ class LinearProbe(ClassProbe):
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
+        if not bool(found.converged[0]):
+            warnings.warn(
+                f"The fit stopped after {int(found.iterations[0])} iterations before its gradient was below "
+                f"{self.tolerance:g}. Give a larger penalty or more max_iterations.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         weights, intercepts = (part[0].numpy() for part in found.raw(sets, only))
         self.coef_ = weights / rows.unit
         self.intercept_ = intercepts - self.coef_ @ rows.shift

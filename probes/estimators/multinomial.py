@@ -91,7 +91,7 @@ def fit_multinomial(
     x = whitened.zeros() if start is None else whitened.pack(start.weights, start.intercepts)
     active = torch.arange(len(x))
     value, gradient = whitened.value_and_gradient(x, active)
-    memory = _Memory(x.shape[1])
+    memory = _Memory()
     iterations = torch.zeros(len(x), dtype=torch.long)
     stuck = torch.zeros(len(x), dtype=torch.bool)
     for _ in range(max_iterations):
@@ -142,7 +142,7 @@ def _line_search(
 class _Memory:
     """The last steps of every problem and how they changed its gradient, and the direction that follows from them."""
 
-    def __init__(self, parameters: int):
+    def __init__(self) -> None:
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
 
