@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from probes.estimators import LinearProbe
+from probes.estimators import RidgeClassProbe
 from probes.probing import probe_cells
 from probes.probing.resampling import holm
 from tests.probing_data import against, cell
@@ -33,10 +33,10 @@ def simulated():
         documents, X, other, y = draw(DOCUMENTS, rng)
         table = probe_cells(
             [cell(X, random_init=other)], {"y": np.where(y, "up", "down")}, documents, seed=repetition,
-            references=["constant", "random_init"],
+            probes=["ridge"], references=["constant", "random_init"],
         )  # fmt: skip
         train = documents < DOCUMENTS * 4 / 5
-        truth = LinearProbe().fit(X[train], y[train]).score(test_X, test_y)
+        truth = RidgeClassProbe().fit(X[train], y[train]).score(test_X, test_y)
         found.append((against(table, "random_init"), truth))
     return found
 
