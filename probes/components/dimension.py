@@ -63,4 +63,4 @@ def two_nn(X: ArrayLike, *, most_points: int = MOST_POINTS, seed: int = 0) -> In
     kept = int(len(ratios) * (1 - DISCARDED))
     height = -np.log1p(-np.arange(1, kept + 1) / len(ratios))
     value = float(ratios[:kept] @ height / (ratios[:kept] @ ratios[:kept]))
-    return IntrinsicDimension(value, value / np.sqrt(kept), len(ratios), len(every) - len(distinct))
+    return IntrinsicDimension(value, float(value / np.sqrt(kept)), len(ratios), len(every) - len(distinct))
