@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from probes.probing import ProbeCell, probe_cells
+from probes.probing.label import split_documents
 from tests.probing_data import cell, corpus
 
 TEXT = corpus(documents=12, seed=0)
@@ -79,10 +80,8 @@ def test_bad_input_is_refused_in_words(name):
 
 
 def test_a_class_that_no_split_can_spread_is_refused():
-    """In five documents, four of which are so long that each fills a fold: the fifth class has nowhere to go."""
-    documents = np.repeat(np.arange(7), [100, 100, 100, 3, 3, 3, 3])
-    y = np.where(documents < 3, "long", "short").astype(object)
-    y[::50] = "both"
-    X = np.random.default_rng(0).normal(size=(len(documents), 2))
-    with pytest.raises(ValueError, match=r"occurs in 3 documents, and 4 folds need it in at least 4. Merge it"):
-        probe_cells([cell(X)], {"y": y}, documents, folds=4)
+    """Two documents cannot be in three folds; probe_cells refuses them earlier, by the number of documents."""
+    documents = np.repeat(np.arange(9), 4)
+    codes = (documents < 2).astype(int)
+    with pytest.raises(ValueError, match=r"In 10 splits, class 'rare' of label 'tag' never stood in 3 of 4 folds"):
+        split_documents("tag", codes, ("common", "rare"), documents, 4, seed=0)

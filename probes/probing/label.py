@@ -86,7 +86,7 @@ def make_label(name: str, values: Any, documents: NDArray, token_ids: NDArray | 
         found, numbers = np.unique(kept.to_numpy().astype(str), return_inverse=True)
         classes = tuple(str(value) for value in found)
         _check_classes(name, numbers, classes, document_of, n_folds)
-        fold_of = _stratified(name, numbers, classes, document_of, n_folds, seed)
+        fold_of = split_documents(name, numbers, classes, document_of, n_folds, seed)
     fakes = _fakes(name, numbers, None if token_ids is None else token_ids[tokens], seed)
     parts = [tokens, numbers, document_of, fold_of, *fakes.values()]
     content = digest(np.concatenate([np.asarray(part, dtype=np.float64) for part in parts]))
@@ -130,7 +130,7 @@ def _check_classes(
         )
 
 
-def _stratified(
+def split_documents(
     name: str, codes: NDArray[np.intp], classes: tuple[str, ...], documents: NDArray[np.intp], n_folds: int, seed: int
 ) -> NDArray[np.intp]:
     """Folds of whole documents at like rates of classes, every class in at least 3 of them.
