@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from probes.probing.label import Label
 from probes.probing.scores import Parts, Score
@@ -78,10 +79,7 @@ def _shares(parts: Parts) -> NDArray[np.float64]:
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Holm's step-down adjustment (Scand. J. Stat. 6, 1979): the chance of any false finding among all."""
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
-    return adjusted
+    return multipletests(p, method="holm")[1]
 
 
 def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
