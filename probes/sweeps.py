@@ -29,6 +29,7 @@ from probes.interventions import Change, Intervention, Stacked, to_json
 from probes.interventions.intervention import branches_of
 from probes.kept import Kept
 from probes.measures import Measure, PerSequence, Predictions, known_measures, predictions, put, row_sums
+from probes.weights import feed_weights
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
 """Tokens of all cells that share a forward pass; beyond this a CPU gains nothing."""
@@ -305,9 +306,7 @@ def _fingerprint(
 ) -> str:
     """One line for all that decides the numbers: weights, examples, changes, measures, batches."""
     digest = hashlib.sha256()
-    for name, weight in engine.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    feed_weights(digest, engine.model)
     for cell in cells:
         digest.update(cell.key.encode())
         digest.update(to_json(cell.change).encode() if isinstance(cell.change, Change) else b"for each batch")

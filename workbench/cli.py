@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Loss of text files under a sliding context.",
     "train": "Train models as a YAML file describes.",
     "tasks": "Score the in-context tasks of the DCFormer paper.",
+    "harvest": "Run a corpus and keep features of its tokens in a store.",
     "plan": "How much memory a run takes, and whether it fits.",
     "convert": "Write a checkpoint in another layout.",
 }

@@ -31,11 +31,12 @@ _FACTS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """subject has object; span: of the subject's name in the line."""
+    """subject has object; span: of the subject's name in the line, object_span: of the object without its article."""
 
     subject: str
     object: str
     span: tuple[int, int]
+    object_span: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ def facts(rule: Rule, line: str) -> list[Fact]:
     start, end = line.find("<") + 1, line.find(">")
     pattern = re.compile(_FACTS[rule.topic][rule.inverted])
     return [
-        Fact(m["subject"], _listed_form(rule, m["object"]), m.span("subject"))
+        Fact(
+            m["subject"],
+            listed := _listed_form(rule, m["object"]),
+            m.span("subject"),
+            (m.end("object") - len(listed), m.end("object")),
+        )
         for m in pattern.finditer(line, start, end)
     ]
 
