@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from probes.probing import SCORES
+from probes.probing.scores import Score
 from probes.study.spec import Study
 
 ALPHA = 0.05
@@ -22,6 +23,8 @@ SAYS = {
     "residual_projection": "a random projection of that residual stream to as many dimensions",
     "random_init": "the same features of the model with random weights",
 }
+CONTROLS = ("constant", "shuffled_labels", "control_task", "position")
+"""The references that what is called readable must beat: none of them knows what the label means."""
 GROUP = ["model", "label", "probe", "feature"]
 
 
@@ -49,27 +52,32 @@ def findings(table: pd.DataFrame, study: Study) -> list[Finding]:
     and reference) is below 0.05, and worse where the whole interval of the difference lies on the other side. With
     several seeds, where this holds with each.
     """
-    chosen = table[table.score == study.score]
-    return [_finding(part, study) for _, part in chosen.groupby(GROUP, sort=False)]
+    return [_finding(part[part.score == score_of(part, study)]) for _, part in table.groupby(GROUP, sort=False)]
+
+
+def score_of(rows: pd.DataFrame, study: Study) -> str:
+    """The study's score, or the one that stands for it where a label or a probe does not have it."""
+    there = set(rows.score)
+    return next(name for name in (study.score, "balanced_accuracy", "r2", "compression") if name in there)
 
 
 def controls(study: Study) -> tuple[str, ...]:
-    """The references that what is called readable must beat: those that know nothing of the label's meaning."""
-    wanted = ("constant", "shuffled_labels", "control_task", "position")
-    return tuple(name for name in wanted if study.references is None or name in study.references)
+    """The controls that a study has."""
+    return tuple(name for name in CONTROLS if study.references is None or name in study.references)
 
 
-def _finding(part: pd.DataFrame, study: Study) -> Finding:
-    higher = SCORES[study.score].better == "higher"
+def _finding(part: pd.DataFrame) -> Finding:
+    score = SCORES[str(part.score.iloc[0])]
+    higher = score.better == "higher"
     cells = part.groupby(["layer", "where"]).value.mean()
     layer, where = cells.idxmax() if higher else cells.idxmin()
     at_best = part[(part.layer == layer) & (part["where"] == where)]
     best = at_best[at_best.seed == at_best.seed.min()].iloc[0]
     against = {str(name): _counts(rows, higher) for name, rows in part.groupby("against", sort=False)}
-    needed = [name for name in controls(study) if name in against]
+    needed = [name for name in CONTROLS if name in against]
     beats = [set(_cells(part[part.against == name], higher)) for name in needed]
     both = set.intersection(*beats) if beats else set()
-    text = " ".join(_sentences(best, at_best, against, needed, len(both), study))
+    text = " ".join(_sentences(best, at_best, against, needed, len(both), score))
     return Finding(best.model, best.label, best.probe, best.feature, bool(both), best, text, against)
 
 
@@ -88,9 +96,9 @@ def _counts(rows: pd.DataFrame, higher: bool) -> tuple[int, int, int]:
 
 def _sentences(
     best: pd.Series, at_best: pd.DataFrame, against: dict[str, tuple[int, int, int]], needed: list[str], readable: int,
-    study: Study,
+    score: Score,
 ) -> Iterator[str]:  # fmt: skip
-    score, cells = SCORES[study.score], next(iter(against.values()))[2]
+    cells = next(iter(against.values()))[2]
     verdict = f"is readable from {best.feature}" if readable else f"was not shown to be readable from {best.feature}"
     yield (
         f"{best.label} {verdict} by the {best.probe} probe beyond every control in {readable} of {cells} places. "

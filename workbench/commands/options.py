@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,3 +26,15 @@ def open_model(model_name: str, device: str, dtype: str | None) -> Any:
     from model import load_model  # takes seconds to import: only when a model is really needed
 
     return load_model(model_name, device=device, dtype=dtype)
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder before anything is computed for it, or say why not.
+
+    Raises:
+        click.BadParameter: it cannot be made, or a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"The folder {folder} cannot be made ({error.strerror}). Name another.") from None
