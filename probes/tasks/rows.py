@@ -31,12 +31,17 @@ _FACTS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """subject has object; span: of the subject's name in the line, object_span: of the object without its article."""
+    """subject has object.
+
+    span, object_span: of the subject's name in the line, and of the object without its article. end: of its sentence,
+    the full stop included.
+    """
 
     subject: str
     object: str
     span: tuple[int, int]
     object_span: tuple[int, int]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def facts(rule: Rule, line: str) -> list[Fact]:
             listed := _listed_form(rule, m["object"]),
             m.span("subject"),
             (m.end("object") - len(listed), m.end("object")),
+            m.end(),
         )
         for m in pattern.finditer(line, start, end)
     ]
