@@ -98,8 +98,9 @@ def _members(column: pd.Series) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 
 def _mean(values: NDArray, member: NDArray[np.bool_], documents: NDArray, confidence: float) -> dict[str, float]:
-    counts = np.bincount(documents[member], minlength=documents.max() + 1).astype(float)
-    sums = np.bincount(documents[member], weights=values[member], minlength=documents.max() + 1)
+    size = int(documents.max()) + 1
+    counts = np.bincount(documents[member], minlength=size).astype(np.float64)
+    sums = np.bincount(documents[member], weights=values[member], minlength=size).astype(np.float64)
     over = PerSequence(sums, counts)
     low, high = over.interval(confidence)
     return {
