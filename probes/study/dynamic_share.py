@@ -39,7 +39,7 @@ def dynamic_share(
         bases: (layer, site) -> base, the constant I or I + W, [H, H].
         labels: name -> class of each token; None or NaN = none.
     Raises:
-        ValueError: a store without parts, or a label of numbers.
+        ValueError: a store without parts or with those of one side of two, or a label of numbers.
     """
     for name, column in labels.items():
         if pd.api.types.is_float_dtype(column):
@@ -47,6 +47,10 @@ def dynamic_share(
     parts = [name for name in store.features if place(name)["feature"] in SIDES]
     if not parts:
         raise ValueError(f"{store.folder} has no query_part and no key_part. Harvest the feature 'parts' too.")
+    if missing := [
+        name for name in with_other_side(parts, store.manifest.model["config"]["sides"]) if name not in parts
+    ]:
+        raise ValueError(f"{store.folder} lacks {missing[0]}, and ||M|| is of both sides. Harvest it too.")
     documents = np.unique(store.table(["document"])["document"], return_inverse=True)[1]
     everything = {"all": {"all": np.ones(len(store), bool)}}
     classes = everything | {name: dict(_members(column)) for name, column in labels.items()}
@@ -59,6 +63,16 @@ def dynamic_share(
                     found = _mean(squares / size, member, documents, confidence)
                     rows.append({"layer": layer, "site": site, "side": side, "label": label, "class": of} | found)
     return pd.DataFrame(rows)[[*COLUMNS]]
+
+
+def with_other_side(names: Sequence[str], sides: Sequence[str]) -> list[str]:
+    """The parts among some features, those of the other side of the same place too.
+
+    Args:
+        sides: that the model's mixing depends on.
+    """
+    places = dict.fromkeys(name.partition("@")[2] for name in names if place(name)["feature"] in SIDES)
+    return [f"{part}@{at}" for at in places for part, side in SIDES.items() if side in sides]
 
 
 def _by_place(names: Sequence[str]) -> dict[tuple[int, str], list[str]]:

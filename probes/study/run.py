@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model import HookedDCFormer, load_model
+from model.checkpoints.load import read_config
 from model.whole_files import write_whole
 from probes.corpora import open_corpus
 from probes.features import resolve
@@ -22,10 +23,12 @@ from probes.probing import probe_cells
 from probes.store import Store
 from probes.store.store import COLUMNS
 from probes.study.cells import RESIDUAL, feature_cells, label_columns, place, residuals
-from probes.study.dynamic_share import dynamic_share
-from probes.study.spec import Study
+from probes.study.dynamic_share import SIDES, dynamic_share, with_other_side
+from probes.study.spec import RANDOM, Study, file_name
 
-CONFIG, RESULTS, SHARES = "config.json", "results", "dynamic_share"
+CONFIG = "config.json"
+FILES = {"probing": "results", "dynamic_share": "dynamic_share"}
+"""Analysis -> its table, without the ending."""
 RANDOM_SEED = 0
 """Of the weights of the random-init models."""
 PREDICTED = ("next_token_loss", "next_token_rank")
@@ -40,7 +43,7 @@ def run_study(
     study: Study, out: str | Path, *, progress: bool = False, tell: Callable[[str], object] = lambda said: None,
     watch: Watch | None = None,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """Harvest, probe, and write tables; the same call goes on where it stopped, or returns what is finished at once.
+    """Harvest, probe, and write tables; the same call goes on where it stopped, and fits nothing twice.
 
     The folder gets stores/ (harvests), fits/ (finished fits), results.csv and .parquet (probing, one row for each
     cell, label, probe, score and reference), dynamic_share.csv and .parquet, and config.json (the study, versions and
@@ -54,7 +57,9 @@ def run_study(
     Raises:
         ValueError: what the study names is not there or does not fit, or the folder holds another study.
     """
-    folder = Path(out).expanduser()
+    # absolute: workers of a cluster may stand elsewhere
+    folder = Path(out).expanduser().absolute()
+    _check(study)
     _claim(study, folder)
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in study.analyses}
     stores = {}
@@ -72,12 +77,12 @@ def run_study(
                 table = _probed(study, store, untrained, names, labels, fits, seed, progress, watch)
                 found["probing"].append(_labelled(table, model=name, seed=seed))
         if "dynamic_share" in study.analyses:
-            classes = {label: column for label, column in labels.items() if label not in study.numbers}
+            classes = {label: column for label, column in labels.items() if not pd.api.types.is_float_dtype(column)}
             shares = dynamic_share(store, bases(model), classes, study.confidence)
             found["dynamic_share"].append(_labelled(shares, model=name))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
     for name, table in tables.items():
-        write_table(folder, RESULTS if name == "probing" else SHARES, table)
+        write_table(folder, FILES[name], table)
     _write_json(folder / CONFIG, {"study": study.to_dict(), "finished": True, "versions": versions()}
                 | {"stores": {name: _described(store) for name, store in stores.items()}})  # fmt: skip
     return tables
@@ -90,14 +95,20 @@ def read_results(folder: str | Path) -> tuple[Study, dict[str, pd.DataFrame], di
         ValueError: no finished study in this folder.
     """
     folder = Path(folder).expanduser()
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds no study: it has no {CONFIG}. Give a folder that a study wrote.")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = _config(folder)
+    if config is None:
+        raise ValueError(f"{folder} holds no study: no {CONFIG} of one is there. Give a folder that a study wrote.")
     if not config.get("finished"):
         raise ValueError(f"The study in {folder} is not finished. Run it again: it goes on from there.")
     study = Study.from_dict(config["study"], str(folder / CONFIG))
-    files = {"probing": RESULTS, "dynamic_share": SHARES}
-    return study, {name: pd.read_parquet(folder / f"{files[name]}.parquet") for name in study.analyses}, config
+    return study, {name: _table(folder / f"{FILES[name]}.parquet") for name in study.analyses}, config
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}). Run the study again: it is written anew.") from error
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
@@ -117,13 +128,52 @@ def bases(model: HookedDCFormer) -> dict[tuple[int, str], NDArray]:
     return found
 
 
-def file_name(name: str) -> str:
-    """A model's name as part of a file's."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-
-
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+# -- before anything is run ------------------------------------------------------------------------
+
+
+def _check(study: Study) -> None:
+    """Refuse what the configurations and the corpus refuse already: weights are not read for it.
+
+    Raises:
+        ValueError: an unknown model, feature or corpus, or shares of models without parts.
+    """
+    open_corpus(study.data, study.split_text)
+    for name, source in study.models.items():
+        try:
+            features = resolve(study.features, read_config(source))
+        except ValueError as error:
+            raise ValueError(f"Model {name}: {error}") from error
+        if "dynamic_share" in study.analyses and not any(place(one.name)["feature"] in SIDES for one in features):
+            raise ValueError("dynamic_share needs query_part or key_part, and features names neither. Add parts.")
+
+
+def _claim(study: Study, folder: Path) -> None:
+    """Note in the folder which study it holds. Until something is harvested another may take its place."""
+    told = json.loads(json.dumps(study.to_dict()))
+    there = _config(folder)
+    if there is not None:
+        differ = [name for name in told if name not in WORDS_ONLY and there["study"].get(name) != told[name]]
+        begun = there.get("finished") or any(folder.glob("stores/*/shard-*"))
+        if differ and begun:
+            raise ValueError(f"{folder} holds another study (other {', '.join(differ)}). Choose another folder.")
+        if not differ:
+            return
+    elif folder.is_dir() and any(path.name != f"{CONFIG}.tmp" for path in folder.iterdir()):
+        raise ValueError(f"{folder} holds something else than a study. Choose another folder.")
+    _write_json(folder / CONFIG, {"study": told, "finished": False})
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """config.json of a study, or None where there is none."""
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("study"), dict) else None
 
 
 # -- stages ----------------------------------------------------------------------------------------
@@ -133,9 +183,10 @@ def _harvested(
     study: Study, model: HookedDCFormer, names: Sequence[str], folder: Path, name: str, progress: bool,
     tell: Callable[[str], object],
 ) -> Store:  # fmt: skip
-    """The features, the residual streams that they are functions of, and predictions."""
+    """The features, what they are held against or measured with, and predictions."""
     layers = sorted({int(place(feature)["layer"]) for feature in names} - {-1})
-    features = list(dict.fromkeys([*names, *(f"{RESIDUAL}@{layer}" for layer in layers), *PREDICTED]))
+    parts = with_other_side(names, model.cfg.dynamic_sides) if "dynamic_share" in study.analyses else []
+    features = list(dict.fromkeys([*names, *parts, *(f"{RESIDUAL}@{layer}" for layer in layers), *PREDICTED]))
     labels = [label for label in study.labels if label not in (*COLUMNS, *PREDICTED)]
     try:
         store = harvest(
@@ -157,7 +208,7 @@ def _untrained(
         return None
     untrained = HookedDCFormer(model.cfg, tokenizer=model.tokenizer, seed=RANDOM_SEED)
     tell(f"harvest {name} with random weights")
-    return _harvested(study, untrained, names, folder, f"{name}-random", progress, tell)
+    return _harvested(study, untrained, names, folder, f"{name}{RANDOM}", progress, tell)
 
 
 def _probed(
@@ -175,22 +226,6 @@ def _probed(
 
 
 # -- the folder ------------------------------------------------------------------------------------
-
-
-def _claim(study: Study, folder: Path) -> None:
-    """Note in the folder which study it holds."""
-    told = json.loads(json.dumps(study.to_dict()))
-    path = folder / CONFIG
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8")).get("study", {})
-        differ = [name for name in told if name not in WORDS_ONLY and there.get(name) != told[name]]
-        if differ:
-            raise ValueError(f"{folder} holds another study (other {', '.join(differ)}). Choose another folder.")
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else than a study. Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        _write_json(path, {"study": told, "finished": False})
 
 
 def _described(store: Store) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,7 +21,12 @@ ANALYSES = {
     "dynamic_share": "how much of each token's mixing depends on the tokens, by class of every label",
 }
 """What can be done with what is harvested."""
-LISTS = ("data", "features", "labels", "numbers", "probes", "references", "seeds", "analyses")
+NAMES = ("data", "features", "labels", "numbers", "probes", "references", "analyses")
+LISTS: dict[str, type] = {**dict.fromkeys(NAMES, str), "seeds": int}
+"""Fields that are lists, and of what."""
+KINDS = {str: "names", int: "whole numbers"}
+RANDOM = "-random"
+"""End of the name of what is kept of a model with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +68,38 @@ class Study:
         for name in ("title", "question", "split_text", "score", "context", "folds", "confidence", "drop_rare",
                      "random_init"):  # fmt: skip
             object.__setattr__(self, name, typed(name, getattr(self, name), hints[name]))
-        for name in LISTS:
-            object.__setattr__(self, name, _listed(name, getattr(self, name)))
+        for name, kind in LISTS.items():
+            object.__setattr__(self, name, _listed(name, getattr(self, name), kind))
         object.__setattr__(self, "models", _models(self.models))
-        _ = self.kept  # raises what there is to raise
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what there is to raise before any model is loaded."""
+        for name in LISTS:
+            if name != "numbers" and getattr(self, name) == ():
+                raise ValueError(f"{name} is empty. Name at least one.")
+        _ = self.kept
         known_probes(self.probes)
         _known("analyses", self.analyses, ANALYSES)
         _known("score", (self.score,), SCORES)
         _known("references", self.references or (), REFERENCES)
-        for name in ("data", "features", "labels", "seeds", "analyses"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty. Name at least one.")
         missing = [name for name in self.numbers if name not in self.labels]
         if missing:
             raise ValueError(f"numbers names {missing[0]!r}, which is not among labels. Add it there.")
-        if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
-            raise ValueError(f"seeds must be whole numbers, got {list(self.seeds)!r}.")
+        if self.folds < 3:
+            raise ValueError(f"folds must be at least 3, got {self.folds}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}.")
 
     @property
     def kept(self) -> Keep:
         """Which tokens are harvested."""
-        refuse_unknown("keep", self.keep, (one.name for one in dataclasses.fields(Keep)))
-        values = self.keep.get("values", ())
-        return Keep(**{**self.keep, "values": tuple(map(str, _listed("keep.values", values) or ()))})
+        if not isinstance(self.keep, Mapping):
+            raise ValueError(f"keep must be a group of fields, such as {{every: 4}}, got {self.keep!r}.")
+        hints = get_type_hints(Keep)
+        refuse_unknown("keep", self.keep, hints)
+        plain = {name: typed(f"keep.{name}", self.keep[name], hints[name]) for name in self.keep if name != "values"}
+        return Keep(**plain, values=tuple(map(str, _listed("keep.values", self.keep.get("values", ())) or ())))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str = "The study") -> Study:
@@ -97,7 +111,7 @@ class Study:
         refuse_unknown(where, fields, (one.name for one in dataclasses.fields(cls)))
         needed = [one.name for one in dataclasses.fields(cls) if _is_needed(one)]
         if missing := [name for name in needed if name not in fields]:
-            raise ValueError(f"{where} lacks {', '.join(missing)}.")
+            raise ValueError(f"{where} lacks {', '.join(missing)}. Add what is missing.")
         try:
             return cls(**fields)
         except ValueError as error:
@@ -125,31 +139,53 @@ def _is_needed(one: dataclasses.Field[Any]) -> bool:
     return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 
-def _listed(name: str, given: Any) -> tuple[Any, ...] | None:
-    """A list, or one value for a list of one."""
+def _listed(name: str, given: Any, kind: type | None = None) -> tuple[Any, ...] | None:
+    """A list without repeats, or one value for a list of one.
+
+    Args:
+        kind: of every entry; None = any.
+    """
     if given is None and name == "references":
         return None
-    if isinstance(given, str | int):
-        return (given,)
-    if not isinstance(given, list | tuple):
+    entries = [given] if isinstance(given, str | int) else given
+    if not isinstance(entries, list | tuple):
         raise ValueError(f"{name} must be a list, got {given!r}.")
-    return tuple(given)
+    for entry in entries:
+        if kind is not None and (not isinstance(entry, kind) or isinstance(entry, bool)):
+            hint = " YAML reads yes, no, on and off as true and false: put them in quotes." if kind is str else ""
+            raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {entry!r}.{hint}")
+    return tuple(dict.fromkeys(entries))
 
 
 def _models(given: Any) -> dict[str, str]:
-    """Name -> where it is; patterns become the directories that they match."""
+    """Name -> where it is; patterns become the directories that they match, named by the ends of their paths."""
     if isinstance(given, Mapping):
         found = {str(name): str(source) for name, source in given.items()}
     else:
-        found = {}
-        for source in map(str, _listed("models", given) or ()):
-            matches = sorted(glob.glob(source)) if glob.has_magic(source) else [source]
-            if not matches:
-                raise ValueError(f"models: no directory matches {source!r}.")
-            found |= {Path(match).name if match != source else source: match for match in matches}
+        found = _found([str(source) for source in _listed("models", given) or ()])
     if not found:
         raise ValueError("models is empty. Name at least one.")
+    files = [file_name(name) + end for name in found for end in ("", RANDOM)]
+    if twice := [name for name in files if files.count(name) > 1]:
+        raise ValueError(f"models: two of them would keep what they have in {twice[0]}. Give them other names.")
     return found
+
+
+def _found(sources: Sequence[str]) -> dict[str, str]:
+    """What sources and patterns mean, by the last part of a path, or by the whole of it where two end alike."""
+    pairs: list[tuple[str, str]] = []
+    for source in sources:
+        matches = sorted(glob.glob(source)) if glob.has_magic(source) else []
+        if glob.has_magic(source) and not matches:
+            raise ValueError(f"models: no directory matches {source!r}. Run where it lies, or name another.")
+        pairs += [(Path(match).name, match) for match in matches] or [(source, source)]
+    names = [name for name, _ in pairs]
+    return {name if names.count(name) == 1 else path: path for name, path in pairs}
+
+
+def file_name(name: str) -> str:
+    """A model's name as part of a file's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
 def _known(key: str, names: tuple[str, ...], known: Mapping[str, Any]) -> None:

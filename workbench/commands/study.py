@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def _workers(backend: str, jobs: int, scheduler: str | None) -> AbstractContextM
     return joblib.parallel_config(backend=backend, n_jobs=jobs) if jobs != 1 else nullcontext()
 
 
-def _dask(scheduler: str | None) -> AbstractContextManager[Any]:
+@contextmanager
+def _dask(scheduler: str | None) -> Iterator[None]:
     try:
         from distributed import Client
     except ImportError:
@@ -79,10 +81,11 @@ def _dask(scheduler: str | None) -> AbstractContextManager[Any]:
     if scheduler is None:
         raise click.UsageError("--backend dask needs --scheduler tcp://host:port. Start one with: dask scheduler.")
     try:
-        Client(scheduler, timeout="20s")  # joblib takes the current client
+        client = Client(scheduler, timeout="20s")
     except (OSError, ValueError) as error:
         raise click.UsageError(f"No Dask scheduler answers at {scheduler} ({error}).") from None
-    return joblib.parallel_config(backend="dask")
+    with client, joblib.parallel_config(backend="dask", client=client):
+        yield
 
 
 def _ray() -> None:
