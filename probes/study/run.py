@@ -104,6 +104,12 @@ def read_results(folder: str | Path) -> tuple[Study, dict[str, pd.DataFrame], di
     return study, {name: _table(folder / f"{FILES[name]}.parquet") for name in study.analyses}, config
 
 
+def is_finished(folder: Path) -> bool:
+    """Does a finished study lie in this folder?"""
+    config = _config(folder)
+    return config is not None and bool(config.get("finished"))
+
+
 def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)

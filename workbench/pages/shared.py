@@ -29,9 +29,6 @@ EXAMPLES = {
 PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 """How plotly's charts behave on every page."""
 
-# Streamlit's own margins would leave no room for three maps side by side at 1280 px
-_ROOMY = "<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>"
-
 
 @st.cache_resource
 def workbench() -> Workbench:
@@ -48,13 +45,18 @@ def attempt(action: Callable[[], Value]) -> Value:
         st.stop()
 
 
+def roomy() -> None:
+    """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
+    st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
+
+
 def choose_run(bench: Workbench, page: str) -> tuple[str, str, Capture]:
     """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
 
     Args:
         page: the name of the page that asks.
     """
-    st.html(_ROOMY)
+    roomy()
     _take_along(page)
     with st.sidebar:
         name = st.selectbox("Model", attempt(bench.model_names), key="model", persist_state="session")
