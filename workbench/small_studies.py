@@ -34,7 +34,7 @@ class SmallStudy:
     """Everything that decides a small study's numbers, as plain values.
 
     features, labels, probes: as in a study's file. families: of task rules; () = all. rows: of each rule. text: pasted,
-    to be read in place of task rows; a paragraph is a document. per_document: tokens that are kept of each document.
+    to be read in place of task rows, a paragraph a document; None = task rows. per_document: tokens that are kept of each document.
     dynamic_share: measure it too.
     """
 
@@ -44,7 +44,7 @@ class SmallStudy:
     probes: tuple[str, ...]
     families: tuple[str, ...] = ()
     rows: int = 1
-    text: str = ""
+    text: str | None = None
     per_document: int = 40
     dynamic_share: bool = False
 
@@ -54,7 +54,9 @@ class SmallStudy:
 
     @property
     def documents(self) -> int:
-        return sum(bool(part.strip()) for part in self.text.split("\n\n")) if self.text else self.rows * len(self.rules)
+        if self.text is None:
+            return self.rows * len(self.rules)
+        return sum(bool(part.strip()) for part in self.text.split("\n\n"))
 
     def fields(self, data: str | None = None) -> dict[str, Any]:
         """As a study's file has them.
@@ -63,9 +65,9 @@ class SmallStudy:
             data: where the pasted text lies; None = in a file called PASTED, where the study is run.
         """
         rules = "" if not self.families else f",rules={'+'.join(map(str, self.rules))}"
-        corpus = {"data": data or PASTED, "split_text": "paragraph"} if self.text else {
-            "data": f"tasks:rows={self.rows}{rules}"
-        }  # fmt: skip
+        corpus = {"data": f"tasks:rows={self.rows}{rules}"}
+        if self.text is not None:
+            corpus = {"data": data or PASTED, "split_text": "paragraph"}
         return {
             "title": f"{_and(self.labels)} in {_and(tuple(dict.fromkeys(f.partition('@')[0] for f in self.features)))}",
             "models": self.model, **corpus, "keep": {"per_document": self.per_document},
@@ -85,7 +87,7 @@ class SmallStudy:
         self.check()
         where = folder / PASTED
         study = Study.from_dict(self.fields(str(where)), "The form")
-        if self.text:
+        if self.text is not None:
             folder.mkdir(parents=True, exist_ok=True)
             where.write_text(self.text, encoding="utf-8")
         return study
@@ -96,6 +98,8 @@ class SmallStudy:
         Raises:
             ValueError: in one sentence.
         """
+        if self.text is not None and not self.text.strip():
+            raise ValueError("There is no text. Paste a text, or take task rows.")
         for name in ("features", "labels", "probes"):
             if not getattr(self, name):
                 raise ValueError(f"No {name} were chosen. Choose at least one.")
@@ -108,7 +112,7 @@ class SmallStudy:
 
     def seconds(self) -> float:
         """How long it takes on a core of its own, roughly."""
-        length = max(1, len(self.text) // WORD_CHARACTERS) if self.text else ROW_TOKENS * self.documents
+        length = ROW_TOKENS * self.documents if self.text is None else len(self.text) // WORD_CHARACTERS
         kept = min(length, self.per_document * self.documents)
         cells = resolve(self.features, read_config(self.model))
         layers = {place(one.name)["layer"] for one in cells}

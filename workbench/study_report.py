@@ -71,6 +71,7 @@ def _probing(rows: pd.DataFrame) -> Iterator[go.Figure]:
 
 
 def _scores(rows: pd.DataFrame, title: str, unit: str) -> go.Figure:
+    rows = rows.sort_values("layer", kind="stable")
     cells = rows.drop_duplicates(["feature", "place"])
     first = rows[rows.feature == cells.feature.iloc[0]]
     levels, curves = {}, {}

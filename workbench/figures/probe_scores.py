@@ -15,8 +15,8 @@ from workbench.figures.style import finish
 COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "#808080"
-DASHES = ("dot", "dash", "dashdot", "longdash")
-HEIGHT = 380
+DASHES = ("dot", "dash", "dashdot", "longdash", "2px,6px", "9px,3px,2px,3px,2px,3px")
+HEIGHT = 420
 
 
 def probe_scores_figure(
@@ -51,8 +51,8 @@ def probe_scores_figure(
         })  # fmt: skip
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
     layout = {
-        "title": {"text": title, "font": {"size": 14}}, "legend": {"orientation": "h", "y": -0.18},
+        "title": {"text": title, "font": {"size": 14}}, "legend": {"orientation": "h", "y": -0.24},
         "xaxis": grid | {"title": "layer and site", "categoryorder": "array", "categoryarray": places},
         "yaxis": grid | {"title": unit},
     }  # fmt: skip
-    return finish(go.Figure(data=traces, layout=layout), HEIGHT).update_layout(showlegend=True, margin_b=96)
+    return finish(go.Figure(data=traces, layout=layout), HEIGHT).update_layout(showlegend=True, margin_b=130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,6 +34,10 @@ PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 @st.cache_resource
 def workbench() -> Workbench:
     """One for the process: models and captures are shared by all sessions."""
+    # Streamlit collects garbage after each run of a page, over half a million objects of imported libraries: a quarter
+    # of a second that stops every other thread too, unless these objects are set apart
+    gc.collect()
+    gc.freeze()
     return Workbench(model_folder=os.environ.get("WORKBENCH_MODELS"))
 
 

@@ -39,7 +39,7 @@ def small_study_section() -> None:
     with st.expander("The same study as a file", icon=":material/description:"):
         st.caption(
             "Save it as study.yaml and run it with `python -m workbench study run study.yaml`."
-            + (f" Save the pasted text as {PASTED} beside it, and run it there." if request.text else "")
+            + (f" Save the pasted text as {PASTED} beside it, and run it there." if request.text is not None else "")
         )
         st.code(request.yaml(), language="yaml")
     if st.button("Run", icon=":material/play_arrow:", type="primary", disabled=busy, key="run study"):
@@ -62,7 +62,7 @@ def _request() -> SmallStudy:
         top = st.columns([2, 2, 3])
         model = top[0].selectbox("Model", list_models(), key="small model", persist_state="session")
         corpus = top[1].selectbox("Corpus", [TASKS, TEXT], key="small corpus", persist_state="session")
-        text = _text() if corpus == TEXT else ""
+        text = _text() if corpus == TEXT else None
         families, rows = _tasks(top[2]) if corpus == TASKS else ((), 1)
         features = _features(model)
         below = st.columns([3, 2, 2], vertical_alignment="bottom")
@@ -143,7 +143,8 @@ def _state(asked: Asked, done: int, total: int) -> str:
         return "Waiting for another job to end ..."
     if total:
         return f"{done} of {total} fits"
-    return f"{asked.stages[-1].capitalize()} ..." if asked.stages else "Preparing ..."
+    stage = asked.stages[-1] if asked.stages else "preparing"
+    return f"{stage[0].upper()}{stage[1:]} ..."
 
 
 def _show(asked: Asked, now: SmallStudy) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 from probes.store import Store
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain, table
+from workbench.viewer.view import visible_token
 
 ROWS = 50
 MIB = 2**20
@@ -79,6 +80,7 @@ def _labels(store: Store) -> None:
 def _rows(store: Store) -> None:
     st.markdown("###### Tokens")
     shown = attempt(lambda: store.table(rows=slice(0, ROWS)))
+    shown["token"] = shown.token.astype(str).map(visible_token)
     st.caption(f"The first {len(shown)} of {len(store):,} rows.")
     table(shown, "tokens", key="store tokens", columns={}, height=320)
 
