@@ -34,8 +34,8 @@ class SmallStudy:
     """Everything that decides a small study's numbers, as plain values.
 
     features, labels, probes: as in a study's file. families: of task rules; () = all. rows: of each rule. text: pasted,
-    to be read in place of task rows, a paragraph a document; None = task rows. per_document: tokens that are kept of each document.
-    dynamic_share: measure it too.
+    to be read in place of task rows, a paragraph a document; None = task rows. per_document: tokens that are kept of
+    each document. dynamic_share: measure it too.
     """
 
     model: str
