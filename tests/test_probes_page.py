@@ -38,7 +38,7 @@ def finished(tmp_path_factory) -> Path:
 
 def opened(section: str = "a study") -> AppTest:
     # the page imports the whole model stack, so the first run is slow
-    page = AppTest.from_file(str(ROOT / "workbench/pages/probes.py"), default_timeout=120).run()
+    page = AppTest.from_file(str(ROOT / "workbench/pages/probing.py"), default_timeout=120).run()
     page.session_state["probes section"] = section
     return page.run()
 
@@ -304,7 +304,7 @@ def test_the_time_grows_with_what_is_asked():
 def test_the_prompt_of_other_pages_stays(tmp_path):
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
     app.text_area(key="prompt").set_value(" Mary has an apple").run()
-    app.switch_page("workbench/pages/probes.py").run()
+    app.switch_page("workbench/pages/probing.py").run()
     assert not app.exception
     app.switch_page("workbench/pages/explore.py").run()
     assert app.text_area(key="prompt").value == " Mary has an apple"

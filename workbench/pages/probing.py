@@ -1,5 +1,7 @@
 """Probes: what finished studies found, what a store holds, and a small study of one's own."""
 
+# not called probes.py: where a page is run by itself, its folder comes first in sys.path and would hide the package
+
 from __future__ import annotations
 
 import streamlit as st
