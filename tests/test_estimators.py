@@ -5,16 +5,8 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probes.estimators import (
-    PROBES,
-    LinearProbe,
-    MLPNumberProbe,
-    MLPProbe,
-    NeighboursNumberProbe,
-    NeighboursProbe,
-    OnlineCodeProbe,
-    RidgeClassProbe,
-    RidgeProbe,
-    known_probes,
+    PROBES, LinearProbe, MLPNumberProbe, MLPProbe, NeighboursNumberProbe, NeighboursProbe, OnlineCodeProbe,
+    RidgeClassProbe, RidgeProbe, known_probes,
 )  # fmt: skip
 
 EVERY = [
