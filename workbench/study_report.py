@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from probes.probing import SCORES
 from probes.study import Study, findings, read_results
-from probes.study.words import controls, score_of
+from probes.study.words import SAYS, controls, named_place, score_of
 from workbench.figures import dynamic_share_figure, probe_differences_figure, probe_scores_figure
+from workbench.inline_plotly import figure_json, plotly_script
 from workbench.report import templates, version_here
 
 FLAT = ("constant", "position", "token_identity")
@@ -30,14 +30,13 @@ def study_html(folder: str | Path) -> str:
         ("What was found", [one for one in found if one.found]),
         ("What was not found", [one for one in found if not one.found]),
     ]
-    sections = [
-        (title, [Markup(html) for html in _drawn(figures, first=number == 0)])
-        for number, (title, figures) in enumerate(study_figures(study, tables))
-    ]
+    sections = [(title, [figure_json(figure) for figure in figures]) for title, figures in study_figures(study, tables)]
+    references = {name: SAYS[name] for one in found for name in one.beside}
     return templates().get_template("study_report.html.j2").render(
-        study=study, config=config, version=version_here(), verdicts=verdicts, verdicts_given=bool(found),
-        many_models=len(study.models) > 1, controls=controls(study), sections=sections,
+        study=study, config=config, version=version_here(), verdicts=verdicts, found=found, references=references,
+        many_models=len(study.models) > 1, controls=controls(study), named_place=named_place, sections=sections,
         study_fields={name: value for name, value in study.to_dict().items() if name not in ("title", "question")},
+        plotly=plotly_script() if sections else "",
     )  # fmt: skip
 
 
@@ -86,9 +85,3 @@ def _scores(rows: pd.DataFrame, title: str, unit: str) -> go.Figure:
 
 def _places(rows: pd.DataFrame) -> pd.Series:
     return (rows.layer.astype(str) + "." + rows["where"]).str.rstrip(".").replace("-1", "all")
-
-
-def _drawn(figures: list[go.Figure], first: bool) -> Iterator[str]:
-    for number, figure in enumerate(figures):
-        # plotly's script once, inside the file: a report is read offline
-        yield figure.to_html(full_html=False, include_plotlyjs=first and number == 0)

@@ -32,7 +32,9 @@ GROUP = ["model", "label", "probe", "feature"]
 class Finding:
     """What one kind of feature of one model says about one label. found: readable beyond every control, somewhere.
 
-    best: the row of the best cell. text: the sentences. against: reference -> (cells better, cells worse, cells).
+    best: the row of the best cell. text: in words. beside: what references that are no controls get at the best cell,
+    and of how many cells how many are better and worse, reference -> "0.925 (+0 -8 of 8)". against: reference -> (cells better, cells
+    worse, cells).
     """
 
     model: str
@@ -42,6 +44,7 @@ class Finding:
     found: bool
     best: pd.Series
     text: str
+    beside: dict[str, str]
     against: dict[str, tuple[int, int, int]]
 
 
@@ -77,8 +80,9 @@ def _finding(part: pd.DataFrame) -> Finding:
     needed = [name for name in CONTROLS if name in against]
     beats = [set(_cells(part[part.against == name], higher)) for name in needed]
     both = set.intersection(*beats) if beats else set()
-    text = " ".join(_sentences(best, at_best, against, needed, len(both), score))
-    return Finding(best.model, best.label, best.probe, best.feature, bool(both), best, text, against)
+    text = " ".join(_sentences(best, against, needed, len(both), score))
+    beside = {name: _beside(name, at_best, counts) for name, counts in against.items() if name not in needed}
+    return Finding(best.model, best.label, best.probe, best.feature, bool(both), best, text, beside, against)
 
 
 def _cells(rows: pd.DataFrame, higher: bool) -> Iterator[tuple[int, str]]:
@@ -95,8 +99,7 @@ def _counts(rows: pd.DataFrame, higher: bool) -> tuple[int, int, int]:
 
 
 def _sentences(
-    best: pd.Series, at_best: pd.DataFrame, against: dict[str, tuple[int, int, int]], needed: list[str], readable: int,
-    score: Score,
+    best: pd.Series, against: dict[str, tuple[int, int, int]], needed: list[str], readable: int, score: Score
 ) -> Iterator[str]:  # fmt: skip
     cells = next(iter(against.values()))[2]
     verdict = f"is readable from {best.feature}" if readable else f"was not shown to be readable from {best.feature}"
@@ -108,11 +111,11 @@ def _sentences(
         better, _, of = against[name]
         if better < of:
             yield f"Not better than {SAYS[name]} in {of - better} of {of}."
-    for name, (better, worse, of) in against.items():
-        if name not in needed:
-            row = at_best[at_best.against == name].iloc[0]
-            counted = f"better in {better}, worse in {worse} of {of} places"
-            yield f"Against {SAYS[name]} ({row.reference:.3f} there): {counted}."
+
+
+def _beside(name: str, at_best: pd.DataFrame, counts: tuple[int, int, int]) -> str:
+    reference = at_best[at_best.against == name].reference.iloc[0]
+    return f"{reference:.3f} (+{counts[0]} -{counts[1]} of {counts[2]})"
 
 
 def named_place(row: pd.Series) -> str:
