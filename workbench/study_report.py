@@ -60,7 +60,7 @@ def _probing(rows: pd.DataFrame) -> Iterator[go.Figure]:
     score = SCORES[str(rows.score.iloc[0])]
     if rows.model.nunique() >= MANY_MODELS:
         rows = rows.assign(feature=rows.feature + "@" + _places(rows), place=rows.model)
-        yield _scores(rows, score.title, score.unit)
+        yield _scores(rows, score.title, score.unit, across="model")
         return
     rows = rows.assign(place=_places(rows), cell=rows.feature + "@" + _places(rows))
     for model, part in rows.groupby("model", sort=False):
@@ -69,7 +69,7 @@ def _probing(rows: pd.DataFrame) -> Iterator[go.Figure]:
         yield probe_differences_figure(part, f"{model}: {score.title.lower()} minus reference ({better})", score.unit)
 
 
-def _scores(rows: pd.DataFrame, title: str, unit: str) -> go.Figure:
+def _scores(rows: pd.DataFrame, title: str, unit: str, across: str = "layer and site") -> go.Figure:
     rows = rows.sort_values("layer", kind="stable")
     cells = rows.drop_duplicates(["feature", "place"])
     first = rows[rows.feature == cells.feature.iloc[0]]
@@ -80,7 +80,7 @@ def _scores(rows: pd.DataFrame, title: str, unit: str) -> go.Figure:
             levels[name] = float(values.iloc[0])
         elif len(values):
             curves[f"{name} (of {cells.feature.iloc[0]})"] = values.tolist()
-    return probe_scores_figure(cells, levels, curves, title, unit)
+    return probe_scores_figure(cells, levels, curves, title, unit, across)
 
 
 def _places(rows: pd.DataFrame) -> pd.Series:

@@ -20,12 +20,14 @@ HEIGHT = 420
 
 
 def probe_scores_figure(
-    cells: pd.DataFrame, levels: Mapping[str, float], curves: Mapping[str, Sequence[float]], title: str, unit: str
-) -> go.Figure:
+    cells: pd.DataFrame, levels: Mapping[str, float], curves: Mapping[str, Sequence[float]], title: str, unit: str,
+    across: str = "layer and site",
+) -> go.Figure:  # fmt: skip
     """Scores by place.
 
     Args:
         cells: columns feature, place (text, in the order of the axis), value, low, high; one row a cell.
+        across: what a place is.
         levels: reference -> its score where it is the same at all places. curves: reference -> its score at each place
             of the first kind of feature.
     """
@@ -49,10 +51,16 @@ def probe_scores_figure(
             "line": {"color": GREY, "dash": DASHES[number % len(DASHES)], "width": 1.2},
             "hovertemplate": f"{name}: %{{y:.3f}} {unit}<extra></extra>",
         })  # fmt: skip
+    longest = max(map(len, places))
+    upright = longest > LONG_PLACE
+    more_px = upright * 6 * longest
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
     layout = {
-        "title": {"text": title, "font": {"size": 14}}, "legend": {"orientation": "h", "y": -0.24},
-        "xaxis": grid | {"title": "layer and site", "categoryorder": "array", "categoryarray": places},
+        "title": {"text": title, "font": {"size": 14}},
+        "legend": {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
+        "xaxis": grid | {"title": {"text": across, "standoff": 8}, "tickangle": 90 * upright,
+                         "categoryorder": "array", "categoryarray": places},
         "yaxis": grid | {"title": unit},
     }  # fmt: skip
-    return finish(go.Figure(data=traces, layout=layout), HEIGHT).update_layout(showlegend=True, margin_b=130)
+    figure = finish(go.Figure(data=traces, layout=layout), HEIGHT + more_px)
+    return figure.update_layout(showlegend=True, margin_b=130 + more_px)
