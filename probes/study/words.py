@@ -32,8 +32,8 @@ GROUP = ["model", "label", "probe", "feature"]
 class Finding:
     """What one kind of feature of one model says about one label. found: readable beyond every control, somewhere.
 
-    best: the row of the best cell. text: in words. against: reference -> (cells better, cells worse, cells). beside: the
-    same of references that are no controls, after what they get at the best cell: "0.925 (+0 -8 of 8)".
+    best: the row of the best cell. text: in words. against: reference -> (cells better, cells worse, cells). beside:
+    the same of references that are no controls, after what they get at the best cell: "0.925 (+0 -8 of 8)".
     """
 
     model: str

@@ -17,6 +17,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "#808080"
 DASHES = ("dot", "dash", "dashdot", "longdash", "2px,6px", "9px,3px,2px,3px,2px,3px")
 HEIGHT = 420
+LONG_PLACE = 12
+"""Letters of a place from which on all stand upright."""
 
 
 def probe_scores_figure(
