@@ -1,8 +1,8 @@
-"""Composed attention of one query a sequence, as in cached decoding: three Triton kernels, split over keys.
+"""Composed attention of one query a sequence, as in cached decoding, by three Triton kernels.
 
-The key factors are read where they stand, factored; nothing but one float32 score a key and head is written and read
-again. Nothing here waits for the GPU, so a CUDA graph can hold a step. Imports torch and triton alone.
-Axes: B batch, S key, H all heads, G group, N heads of a group, R rank, K d_head.
+The key factors are read where they stand, factored; nothing but one float32 number a key and head, the score and then
+the composed pattern, is written and read again. Nothing here waits for the GPU, so a CUDA graph can hold a step.
+Imports torch and triton alone. Axes: B batch, S key, H all heads, G group, N heads of a group, R rank, K d_head.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from model.backends.triton_decode_kernels import decode_score_kernel, decode_sum_kernel, decode_value_kernel
+from model.backends.triton_decode_kernels import decode_pattern_kernel, decode_score_kernel, decode_value_kernel
 from model.backends.triton_kernels import INTERPRETED
 from model.mixing import Mixing
 
@@ -19,7 +19,15 @@ MOST_SPLITS = 128
 """Programs that share the keys of a sequence: about one for each multiprocessor of a large GPU."""
 
 STEP = 8
-"""Keys that a program reads at a time: 8 x 32 heads x 128 are 64 KiB in two bytes a number."""
+"""Keys that a program of the score kernel reads at a time: 8 x 32 heads x 128 are 64 KiB in two bytes a number."""
+
+PATTERN_KEYS = 16
+"""Keys of a program of the pattern kernel."""
+
+VALUE_KEYS, DIMENSIONS = 128, 32
+"""Keys that a program of the value kernel reads at a time, and dimensions of its head."""
+
+LOG2_E = 1.4426950408889634
 
 
 def decode(
@@ -38,30 +46,29 @@ def decode(
     splits = -(-keys // (STEP * steps))
     scores = q.new_empty(batch, keys, heads, dtype=torch.float32)
     peaks = q.new_empty(batch, splits, heads, dtype=torch.float32)
-    sums = torch.empty_like(peaks)
-    partial = q.new_empty(batch, splits, heads, d_head, dtype=torch.float32)
+    sums = peaks.new_empty(peaks.shape)
     z = q.new_empty(batch, 1, heads, d_head, dtype=v.dtype)
     mask = None if key_mask_BS is None else key_mask_BS.contiguous().view(torch.uint8)
+    masked = scores if mask is None else mask
 
     groups = pre.groups
-    sizes = {
-        "GROUPS": groups, "N": heads // groups, "NP": triton.next_power_of_2(heads // groups), "D": d_head,
-        "DP": triton.next_power_of_2(d_head), "STEP": STEP, "STEPS": steps,
-    }  # fmt: skip
+    of_groups = {"GROUPS": groups, "N": heads // groups, "NP": triton.next_power_of_2(heads // groups)}
     before, after = _Factors(pre, scores), _Factors(post, scores)
     decode_score_kernel[(splits, batch * groups)](
-        q, k, *before.tensors, scores if mask is None else mask, scores, peaks, sums,
-        keys, d_head**-0.5 * 1.4426950408889634, q.stride(0), q.stride(2), *k.stride()[:3], *before.strides,
-        **sizes, **before.has, HAS_MASK=mask is not None, num_warps=8,
+        q, k, *before.tensors, masked, scores, peaks, sums,
+        keys, d_head**-0.5 * LOG2_E, q.stride(0), q.stride(2), *k.stride()[:3], *before.strides,
+        **of_groups, **before.has, D=d_head, DP=triton.next_power_of_2(d_head), STEP=STEP, STEPS=steps,
+        HAS_MASK=mask is not None, num_warps=8,
     )  # fmt: skip
-    decode_value_kernel[(splits, batch * groups)](
-        v, *after.tensors, scores, peaks, sums, partial, keys, *v.stride()[:3], *after.strides,
-        **sizes, **after.has, SPLITS=triton.next_power_of_2(splits), num_warps=8,
+    decode_pattern_kernel[(-(-keys // PATTERN_KEYS), batch * groups)](
+        *after.tensors, scores, peaks, sums, keys, splits, *after.strides,
+        **of_groups, **after.has, BLOCK=PATTERN_KEYS, SPLITS=triton.next_power_of_2(splits), num_warps=4,
     )  # fmt: skip
-    numbers, block = heads * d_head, 64
-    decode_sum_kernel[(-(-numbers // block), batch)](
-        partial, z, numbers, splits, SPLITS=triton.next_power_of_2(splits), BLOCK=block, num_warps=4
-    )
+    decode_value_kernel[(heads, -(-d_head // DIMENSIONS), batch)](
+        scores, v, masked, z, keys, *v.stride()[:3],
+        HEADS=heads, D=d_head, DIMENSIONS=DIMENSIONS, BLOCK=VALUE_KEYS, STAGES=3, HAS_MASK=mask is not None,
+        num_warps=4,
+    )  # fmt: skip
     return z
 
 

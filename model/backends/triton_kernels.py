@@ -125,6 +125,7 @@ def score_kernel(
     GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of exp(composed score - peak) of all heads of a group, with each row's peak and sum.
 
@@ -157,7 +158,7 @@ def score_kernel(
         query_channels = zero_channels(RANK if HAS_QUERY else 0, BLOCK_Q, BLOCK_K)
         key_channels = zero_channels(RANK if HAS_KEY else 0, BLOCK_Q, BLOCK_K)
         if HAS_QUERY or HAS_KEY:
-            for n in range(N):
+            for n in tl.range(0, N, num_stages=STAGES):
                 raw = products(q_rows + n * q_h, k_rows + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
                 if HAS_QUERY:
                     query_channels = read(
@@ -169,7 +170,7 @@ def score_kernel(
         head_row = (batch * HEADS + first_head) * (columns // BLOCK_K) * rows + tile * rows + row
         cell = (batch * HEADS + first_head) * rows * columns
         cell = cell + row[:, None] * columns + (tile * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
-        for n in range(N):
+        for n in tl.range(0, N, num_stages=STAGES):
             raw = products(q_rows + n * q_h, k_rows + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
             scores = raw
             if HAS_QUERY:
@@ -234,7 +235,7 @@ def pattern_kernel(
     first_query, queries, keys, query_start, window, rows, columns,
     GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr,
+    HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile [ROWS, COLUMNS] of composed patterns of all heads of a group, from exponentials and their factors.
 
@@ -262,7 +263,7 @@ def pattern_kernel(
         query_channels = zero_channels(RANK if HAS_QUERY else 0, ROWS, COLUMNS)
         key_channels = zero_channels(RANK if HAS_KEY else 0, ROWS, COLUMNS)
         if HAS_QUERY or HAS_KEY:
-            for n in range(N):
+            for n in tl.range(0, N, num_stages=STAGES):
                 pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
                 pattern *= tl.load(factor + n * of_tiles)[:, None]
                 if HAS_QUERY:
@@ -272,7 +273,7 @@ def pattern_kernel(
                 if HAS_KEY:
                     key_channels = read(key_channels, pattern, of_key + n * keys, HEADS * keys, key_exists, RANK, 0)
 
-        for n in range(N):
+        for n in tl.range(0, N, num_stages=STAGES):
             pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
             pattern *= tl.load(factor + n * of_tiles)[:, None]
             out = pattern

@@ -45,16 +45,22 @@ class Tiles:
 
     queries, keys: of score_kernel's tile. pattern_queries, pattern_keys: of pattern_kernel's, which divide those.
     value_keys: keys a step of value_kernel.
+    stages: how many steps ahead q, k, v and, in pattern_kernel, maps and factors are fetched.
+    score_prefetch: the same for score_kernel's factors; None = they are fetched when they are used.
+    score_registers: at most so many a thread, so that more programs share a multiprocessor; None = as many as it likes.
     """
 
     queries: int = 64
-    keys: int = 64
+    keys: int = 32
     pattern_queries: int = 32
-    pattern_keys: int = 64
-    value_keys: int = 64
+    pattern_keys: int = 32
+    value_keys: int = 32
     score_warps: int = 4
     score_stages: int = 2
+    score_prefetch: int | None = 2
+    score_registers: int | None = 168
     pattern_warps: int = 4
+    pattern_stages: int | None = 3
     value_warps: int = 4
     value_stages: int = 3
 
@@ -152,7 +158,7 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, self.scale_log2,
             chunk.rows, chunk.columns, *q.stride()[:3], *k.stride()[:3], self.keys,
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
-            num_warps=at.score_warps, num_stages=at.score_stages,
+            STAGES=at.score_prefetch, num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
         )  # fmt: skip
 
     def _divisors(self, chunk: Chunk, peaks: Tensor, sums: Tensor) -> None:
@@ -173,7 +179,7 @@ class _Call:
             _of(self.post.query, chunk, maps), _of(self.post.key, chunk, maps), _or(self.post.static, maps),
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, chunk.rows, chunk.columns,
             **self._mixing(self.post), BLOCK_Q=at.queries, BLOCK_K=at.keys,
-            ROWS=at.pattern_queries, COLUMNS=at.pattern_keys, num_warps=at.pattern_warps,
+            ROWS=at.pattern_queries, COLUMNS=at.pattern_keys, STAGES=at.pattern_stages, num_warps=at.pattern_warps,
         )  # fmt: skip
 
     def _values(self, chunk: Chunk, composed: Tensor) -> None:
@@ -202,7 +208,7 @@ def tiles_for(queries: int, d_head: int, dtype: torch.dtype) -> Tiles:
     if INTERPRETED.value:  # small tiles, so that small inputs cross their edges
         return Tiles(queries=16, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
     if dtype == torch.float32:
-        return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
+        return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32, score_registers=None)
     return Tiles()
 
 
