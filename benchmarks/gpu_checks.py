@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,15 @@ def check(case: Case, backend: str, device: torch.device) -> tuple[float, float,
     return error, plain, error <= max(2 * plain, 2e-6)
 
 
+def check_or_fail(case: Case, backend: str, device: torch.device) -> tuple[float, float, bool]:
+    """check, where a kernel that does not run is one case gone wrong."""
+    try:
+        return check(case, backend, device)
+    except Exception:
+        print(f"{case.name()}:", traceback.format_exc(), flush=True)
+        return float("nan"), float("nan"), False
+
+
 def check_all(backend: str, device: torch.device, say: Callable[[str], None] = print) -> bool:
     """Print a table of errors of every case; True if all are good enough.
 
@@ -157,7 +167,7 @@ def check_all(backend: str, device: torch.device, say: Callable[[str], None] = p
     """
     rows, good = [], True
     with multiprocessing.get_context("spawn").Pool(min(len(CASES), os.cpu_count() or 1)) as pool:
-        results = pool.starmap(check, [(case, backend, device) for case in CASES], chunksize=1)
+        results = pool.starmap(check_or_fail, [(case, backend, device) for case in CASES], chunksize=1)
     for case, (error, plain, fine) in zip(CASES, results, strict=True):
         good &= fine
         rows.append([case.name(), f"{error:.2e}", f"{plain:.2e}", "yes" if fine else "NO"])
