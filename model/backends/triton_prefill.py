@@ -162,7 +162,8 @@ class _Call:
         )  # fmt: skip
 
     def _divisors(self, chunk: Chunk, peaks: Tensor, sums: Tensor) -> None:
-        tiles, rows = peaks.shape[2], 16
+        tiles = peaks.shape[2]
+        rows = max(2, min(16, 2**12 // triton.next_power_of_2(tiles)))  # 2**12 numbers fit in registers
         logs = self.log_divisors
         divisor_kernel[(-(-chunk.rows // rows), peaks.shape[0] * self.heads)](
             peaks, sums, peaks if logs is None else logs[chunk.batch],
