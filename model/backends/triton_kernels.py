@@ -36,11 +36,25 @@ LEAST_PEAK = tl.constexpr(-0.5e30)
 
 @triton.jit
 def factor_kernel(
-    down, up, gate, table, positions,
-    down_b, down_t, down_g, down_r, down_n, up_b, up_t, up_g, up_r, up_n, gate_b, gate_t, gate_h,
+    sides, RANKS: tl.constexpr, HEADS: tl.constexpr, N: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Tables of all sides, each given as tensors (down, up, gate, table), positions and the strides of the first three."""
+    for side in tl.static_range(len(RANKS)):
+        if tl.program_id(2) == side:
+            tensors, positions, of_down, of_up, of_gate = sides[side]
+            write_table(tensors, positions, of_down, of_up, of_gate, HEADS, N, RANKS[side], HEAD_BLOCK, BLOCK)
+
+
+@triton.jit
+def write_table(
+    tensors, positions, of_down, of_up, of_gate,
     HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One side's factors as a float32 table [B, 2R + 1, H, position]: R rows of down, R of up, the gate."""
+    down, up, gate, table = tensors
+    down_b, down_t, down_g, down_r, down_n = of_down
+    up_b, up_t, up_g, up_r, up_n = of_up
+    gate_b, gate_t, gate_h = of_gate
     batch = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.arange(0, HEAD_BLOCK)

@@ -51,18 +51,18 @@ class Tiles:
     """
 
     queries: int = 64
-    keys: int = 32
-    pattern_queries: int = 32
-    pattern_keys: int = 32
-    value_keys: int = 32
+    keys: int = 64
+    pattern_queries: int = 64
+    pattern_keys: int = 64
+    value_keys: int = 64
     score_warps: int = 4
-    score_stages: int = 2
-    score_prefetch: int | None = 2
-    score_registers: int | None = 168
+    score_stages: int = 3
+    score_prefetch: int | None = 3
+    score_registers: int | None = None
     pattern_warps: int = 4
     pattern_stages: int | None = 3
     value_warps: int = 4
-    value_stages: int = 3
+    value_stages: int = 4
 
 
 class Chunk(NamedTuple):
@@ -109,7 +109,7 @@ class _Call:
         self.window = self.keys if visible_keys is None else min(visible_keys, self.keys)
         self.key_mask = None if key_mask is None else key_mask.to(torch.uint8).contiguous()
         self.tiles = tiles or tiles_for(self.queries, self.d_head, q.dtype)
-        self.pre, self.post = (site_tables(m, self.batch, self.queries, self.keys) for m in (pre, post))
+        self.pre, self.post = factor_tables(pre, post, self.batch, self.queries, self.keys)
         self.scale_log2 = self.d_head**-0.5 * LOG2_E
         self.z = q.new_empty(q.shape, dtype=v.dtype)
         shape = self.batch, self.heads, self.queries
@@ -209,7 +209,7 @@ def tiles_for(queries: int, d_head: int, dtype: torch.dtype) -> Tiles:
     if INTERPRETED.value:  # small tiles, so that small inputs cross their edges
         return Tiles(queries=16, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
     if dtype == torch.float32:
-        return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32, score_registers=None)
+        return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
     return Tiles()
 
 
@@ -220,32 +220,39 @@ def split_width(d_head: int) -> tuple[int, int]:
     return low, 0 if rest <= 0 else max(16, triton.next_power_of_2(rest))
 
 
-def site_tables(mixing: Mixing, batch: int, queries: int, keys: int) -> SiteTables:
-    """The factors of one site, laid out so that a kernel reads those of neighbouring positions together."""
-    downs = [down for down in (mixing.query_down, mixing.key_down) if down is not None]
+def factor_tables(pre: Mixing, post: Mixing, batch: int, queries: int, keys: int) -> tuple[SiteTables, SiteTables]:
+    """Both sites' factors, laid out so that a kernel reads those of neighbouring positions together. One launch."""
+    heads, block = pre.n_heads, 32
+    given = [_side(mixing, name) for mixing in (pre, post) for name in ("query", "key")]
+    tables: list[Tensor | None] = [None] * 4
+    sides, ranks = [], []
+    for at, side in enumerate(given):
+        if side is not None:
+            length, rank = (queries, keys)[at % 2], side[0].shape[3]
+            table = tables[at] = side[0].new_empty(batch, 2 * rank + 1, heads, length, dtype=torch.float32)
+            sides.append(((*side, table), length, *(factor.stride() for factor in side)))
+            ranks.append(rank)
+    if sides:
+        factor_kernel[(-(-max(queries, keys) // block), batch, len(sides))](
+            tuple(sides), RANKS=tuple(ranks), HEADS=heads, N=heads // pre.groups,
+            HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=block,
+        )  # fmt: skip
+    return _site(pre, tables[0], tables[1]), _site(post, tables[2], tables[3])
+
+
+def _site(mixing: Mixing, query: Tensor | None, key: Tensor | None) -> SiteTables:
     static = None if mixing.static is None else mixing.static.float().contiguous()
-    return SiteTables(
-        _table(mixing, mixing.query_down, mixing.query_up, mixing.query_gate, batch, queries),
-        _table(mixing, mixing.key_down, mixing.key_up, mixing.key_gate, batch, keys),
-        static,
-        downs[0].shape[-2] if downs else 1,
-    )
+    present = query if query is not None else key
+    return SiteTables(query, key, static, 1 if present is None else present.shape[1] // 2)
 
 
-def _table(
-    mixing: Mixing, down: Tensor | None, up: Tensor | None, gate: Tensor | None, batch: int, positions: int
-) -> Tensor | None:
+def _side(mixing: Mixing, name: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    """down, up [B, T, G, R, N] and gate [B, T, H] of one side; None where a site lacks it."""
+    down, up, gate = (getattr(mixing, f"{name}_{part}") for part in ("down", "up", "gate"))
     if down is None or up is None or gate is None:
         return None
-    down, up = (f.unsqueeze(2) if mixing.groups == 1 else f for f in (down, up))  # [B, T, G, R, N]
-    rank, heads = down.shape[3], mixing.n_heads
-    table = down.new_empty(batch, 2 * rank + 1, heads, positions, dtype=torch.float32)
-    block = 32
-    factor_kernel[(-(-positions // block), batch)](
-        down, up, gate, table, positions, *down.stride(), *up.stride(), *gate.stride(),
-        HEADS=heads, N=heads // mixing.groups, RANK=rank, HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=block,
-    )  # fmt: skip
-    return table
+    down, up = (f.unsqueeze(2) if mixing.groups == 1 else f for f in (down, up))
+    return down, up, gate
 
 
 def _of(table: Tensor | None, chunk: Chunk, unused: Tensor) -> Tensor:
