@@ -109,14 +109,15 @@ def mixings(heads: int, factors: Factors) -> tuple[Mixing, Mixing]:
 class Stack:
     """A model's weights and its forward pass. compiled: what surrounds attention runs as two compiled graphs."""
 
-    def __init__(self, shape: Shape, device: torch.device, compiled: bool, layers: int | None = None):
-        self.shape, self.device = shape, device
+    def __init__(self, shape: Shape, device: torch.device, compiled: bool, layers: int | None = None,
+                 dtype: torch.dtype = torch.bfloat16):  # fmt: skip
+        self.shape, self.device, self.dtype = shape, device, dtype
         generator = torch.Generator(device).manual_seed(0)
 
         def random(*size: int) -> Tensor:
             if len(size) == 1:  # norms
-                return torch.ones(size, device=device, dtype=torch.bfloat16)
-            weight = torch.empty(size, device=device, dtype=torch.bfloat16)
+                return torch.ones(size, device=device, dtype=dtype)
+            weight = torch.empty(size, device=device, dtype=dtype)
             return weight.normal_(0, 0.02, generator=generator)
 
         count = shape.layers if layers is None else layers
@@ -145,7 +146,7 @@ class Stack:
     def prefill(self, tokens_BT: Tensor, backend: str | None) -> Tensor:
         """Logits of the last position, [B, vocabulary]. backend None: plain, PyTorch's fused attention, no windows."""
         positions = torch.arange(tokens_BT.shape[1], device=self.device)[None]
-        cos, sin = rotary_tables(positions, self.shape.rotary_width, 10000.0, torch.bfloat16)
+        cos, sin = rotary_tables(positions, self.shape.rotary_width, 10000.0, self.dtype)
         resid = F.embedding(tokens_BT, self.embedding)
         for layer in range(len(self.layers)):
             w = self.weights(layer, backend is not None)

@@ -97,6 +97,28 @@ def test_tiles_of_every_kernel_may_differ():
         assert relative_error(z, definition(case)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"visible_keys": 9}, {"sides": ("query",)}, {"static": True}, {"heads": 6, "groups": 2}]
+)
+def test_raw_scores_may_be_kept_instead_of_computed_twice(options):
+    tiles = Tiles(queries=16, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32, keep_raw=True)
+    case = make_case(**options)
+    truth = definition(case)
+    for dtype, error in ((torch.float32, 1e-6), (torch.float16, 2e-3)):
+        with torch.no_grad():
+            given = case.to(dtype)
+            z, _ = prefill(*given[:5], options.get("visible_keys"), 0, given.options.get("key_mask_BS"), tiles=tiles)
+            assert relative_error(z, truth) < error
+
+
+def test_kept_raw_scores_that_float16_cannot_hold_do_not_become_nan():
+    case = make_case(queries=20).to(torch.float16)
+    large = case._replace(q=case.q * 2000, k=case.k * 2000)
+    with torch.no_grad():
+        z, _ = prefill(*large[:5], None, 0, None, tiles=Tiles(16, 32, 16, 32, 32, keep_raw=True))
+    assert torch.isfinite(z).all()
+
+
 def test_maps_are_written_before_they_are_read(monkeypatch):
     def poisoned(self, *shape, **options):
         return original(self, *shape, **options).fill_(float("nan"))

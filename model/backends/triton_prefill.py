@@ -47,6 +47,7 @@ class Tiles:
     value_keys: keys a step of value_kernel.
     stages: how many steps ahead q, k, v and, in pattern_kernel, maps and factors are fetched.
     score_prefetch: the same for score_kernel's factors; None = they are fetched when they are used.
+    keep_raw: score_kernel keeps raw scores in two bytes instead of computing them twice.
     score_registers: at most so many a thread, so that more programs share a multiprocessor; None = as many as it likes.
     """
 
@@ -63,6 +64,7 @@ class Tiles:
     pattern_stages: int | None = 3
     value_warps: int = 4
     value_stages: int = 4
+    keep_raw: bool = False
 
 
 class Chunk(NamedTuple):
@@ -114,6 +116,7 @@ class _Call:
         self.z = q.new_empty(q.shape, dtype=v.dtype)
         shape = self.batch, self.heads, self.queries
         self.log_divisors = self.q.new_empty(shape, dtype=torch.float32) if with_log_divisors else None
+        self.keeps = self.tiles.keep_raw and self.pre.static is None and not (self.pre.query is self.pre.key is None)
         self.maps_dtype = torch.float32 if v.dtype == torch.float32 else torch.float16
 
     def chunks(self, scratch_bytes: int) -> list[Chunk]:
@@ -158,7 +161,7 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, self.scale_log2,
             chunk.rows, chunk.columns, *q.stride()[:3], *k.stride()[:3], self.keys,
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
-            STAGES=at.score_prefetch, num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
+            STAGES=at.score_prefetch, KEEP=self.keeps, num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
         )  # fmt: skip
 
     def _divisors(self, chunk: Chunk, peaks: Tensor, sums: Tensor) -> None:
@@ -167,7 +170,8 @@ class _Call:
         logs = self.log_divisors
         divisor_kernel[(-(-chunk.rows // rows), peaks.shape[0] * self.heads)](
             peaks, sums, peaks if logs is None else logs[chunk.batch],
-            chunk.first_query, self.queries, self.query_start, self.window, self.scale_log2, chunk.rows, tiles,
+            chunk.first_query, self.queries, self.query_start, self.window, 1.0 if self.keeps else self.scale_log2,
+            chunk.rows, tiles,
             HEADS=self.heads, BLOCK_Q=self.tiles.queries, BLOCK_K=self.tiles.keys, TILES=triton.next_power_of_2(tiles),
             ROWS=rows, HAS_LOG=logs is not None,
         )  # fmt: skip
