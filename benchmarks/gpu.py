@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_checks import Case, check_all, problem
+from benchmarks.gpu_checks import Case, check_all, problem, relative_error
 from benchmarks.gpu_decode import Decoder
 from benchmarks.gpu_layers import SHAPES, Stack, fused_attention
 from benchmarks.timing import machine, markdown_table, matrix_rate, peak_memory
@@ -145,6 +145,16 @@ def prefill_rows(stack: Stack, length: int, rate: float, compiled_up_to: int, ro
     return [*rows, [shape.name, str(length), "arithmetic limit (plain)", ms(limit), f"{limit / plain:.2f}", "", ""]]
 
 
+@torch.no_grad()
+def step_error(stack: Stack, composed: bool) -> float:
+    """Relative error of the fused step's logits against those of the functions that prefill uses, both rounded."""
+    slow, fused = (Decoder(stack, composed, 300, 8, fused=way) for way in (False, True))
+    for mine, theirs in zip(fused.caches, slow.caches, strict=True):
+        for kept, value in zip(mine, theirs, strict=True):
+            kept.copy_(value)
+    return relative_error(fused.logits(), slow.logits().double())
+
+
 def decode_row(stack: Stack, context: int, composed: bool, bandwidth: float, steps: int = 40) -> list[str]:
     """Milliseconds a token of decoding, each step one CUDA graph, beside one reading of all weights and keys."""
     decoder = Decoder(stack, composed, context, steps + 8)
@@ -207,6 +217,8 @@ def main() -> None:
         if "decode" in options.parts:
             each = product(options.contexts, (False, True))
             cells = [decode_row(stack, context, composed, bandwidth) for context, composed in each]
+            errors = ", ".join(f"{step_error(stack, composed):.1e}" for composed in (False, True))
+            say(f"\nThe fused step's logits differ from the functions' by (plain, composed) {errors}")
             say("\nDecoding\n" + markdown_table(DECODE_HEADER, cells))
         del stack
     if options.out is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_layers import Factors, Stack, Weights, fused_attention, mixings
-from benchmarks.gpu_step_kernels import matvec, stacked, write_factors, write_heads
+from benchmarks.gpu_step import matvec, stacked, write_factors, write_heads
 from model.backends import composed_attention
 from model.functional import QK_NORM_EPS, rotary_tables
 from model.mixing import DOWN_NORM_EPS
@@ -90,9 +90,7 @@ class Decoder:
             after, gates = 3 * shape.d_model, 4 * shape.heads
             hidden = projected[after:-gates]
             weight = w["mix_factors"]
-            factors = write_factors(
-                hidden, projected[-gates:], weight, self.position, slots, cache[2:], DOWN_NORM_EPS
-            )
+            factors = write_factors(hidden, projected[-gates:], weight, self.position, slots, cache[2:], DOWN_NORM_EPS)
         z = self._attend(layer, q, factors, mask).flatten(2)
         middle = matvec(z, w["wo"], residual=resid)
         x = resid if shape.parallel else middle

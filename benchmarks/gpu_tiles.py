@@ -20,20 +20,17 @@ from benchmarks.timing import markdown_table
 from model.backends.triton_prefill import Tiles, prefill, tiles_for
 
 SCORE = [
-    (64, 32, 4, 2, None, None), (64, 32, 4, 2, None, 168), (64, 32, 4, 2, 2, 168), (64, 32, 4, 3, 3, 168),
-    (64, 64, 8, 2, None, None), (64, 64, 8, 2, 2, None), (64, 64, 8, 2, 2, 128), (64, 64, 4, 2, None, None),
-    (64, 64, 4, 2, 2, None), (64, 64, 4, 3, 3, None), (128, 32, 8, 2, 2, None), (128, 64, 8, 2, None, None),
-    (128, 64, 8, 2, 2, None), (32, 64, 4, 2, None, None), (64, 128, 8, 2, 2, None),
+    (64, 64, 4, 3, 3, None, False), (64, 64, 4, 3, 2, None, False), (64, 64, 4, 3, 4, None, False),
+    (64, 64, 4, 3, 3, None, True), (64, 64, 4, 2, 2, None, True), (64, 64, 8, 3, 3, 128, True),
+    (64, 32, 4, 2, 2, 168, True), (64, 32, 4, 3, 3, 168, True), (32, 64, 4, 3, 3, None, True),
+    (32, 64, 4, 2, 2, 168, True), (128, 32, 8, 2, 2, 128, True),
 ]  # fmt: skip
-"""queries, keys, warps, stages, stages of factors, registers of score_kernel."""
+"""queries, keys, warps, stages, stages of factors, registers and keep_raw of score_kernel."""
 
-PATTERN = [
-    (32, 64, 4, None), (32, 64, 4, 2), (32, 64, 4, 3), (32, 64, 4, 4), (64, 64, 8, 3), (64, 64, 4, 3), (16, 64, 4, 3),
-    (16, 64, 2, 3), (32, 32, 4, 3), (64, 32, 4, 3),
-]  # fmt: skip
+PATTERN = [(32, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (32, 64, 2, 3)]
 """queries, keys, warps, stages of pattern_kernel."""
 
-VALUE = [(64, 4, 2), (64, 4, 3), (64, 4, 4), (32, 4, 4), (64, 8, 3)]
+VALUE = [(64, 4, 3), (64, 4, 4), (64, 4, 5), (64, 8, 4)]
 """keys, warps, stages of value_kernel."""
 
 KERNELS = ("factor_kernel", "score_kernel", "divisor_kernel", "pattern_kernel", "value_kernel")
@@ -42,13 +39,14 @@ KERNELS = ("factor_kernel", "score_kernel", "divisor_kernel", "pattern_kernel", 
 def variants(base: Tiles) -> list[tuple[str, str, Tiles]]:
     """(kernel, name, tiles) of every variant: one kernel is changed at a time."""
     found = []
-    for queries, keys, warps, stages, prefetch, registers in SCORE:
+    for queries, keys, warps, stages, prefetch, registers, keeps in SCORE:
         changed = replace(
             base, queries=queries, keys=keys, score_warps=warps, score_stages=stages, score_prefetch=prefetch,
-            score_registers=registers,
+            score_registers=registers, keep_raw=keeps,
             pattern_queries=min(32, queries), pattern_keys=min(64, keys), value_keys=min(64, keys),
         )  # fmt: skip
         name = f"{queries} x {keys}, {warps} warps, {stages} stages, {prefetch} of factors, {registers} registers"
+        name += ", keep_raw" if keeps else ""
         found.append(("score_kernel", name, changed))
     for queries, keys, warps, ahead in PATTERN:
         changed = replace(

@@ -13,9 +13,10 @@ pytest.importorskip("triton", reason="Triton is made for Linux only")
 
 from model import Engine
 from model.backends import compiled as compiled_backend
-from model.backends import triton_backend
+from model.backends import triton_backend, triton_memory
 from model.backends import triton_decode as decode_backend
 from model.backends import triton_prefill as prefill_backend
+from model.backends.triton_memory import prefill_bytes, single_query_bytes
 from model.backends.triton_prefill import Tiles, prefill, split_width, tiles_for
 from tests.models import VARIANTS, relative_error, small_model, some_tokens
 from tests.test_backends import CASES, LENGTH, N, definition, hold_to_definition, make_case, run
@@ -148,6 +149,31 @@ def test_scratch_does_not_grow_with_the_square_of_the_length(monkeypatch):
             prefill(*case[:5], None, 0, None, scratch_bytes=2**13)
         largest[length] = max(sizes)
     assert largest[128] <= 2 * largest[32]
+
+
+@pytest.mark.parametrize("queries", [1, 70, 200])
+def test_what_the_kernels_make_is_what_the_plan_says(queries, monkeypatch):
+    def counted(self, *shape, **options):
+        result = original(self, *shape, **options)
+        sizes.append(result.nbytes)
+        return result
+
+    sizes: list[int] = []
+    original = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", counted)
+    monkeypatch.setattr(triton_memory, "TILE", 32)  # as in the interpreter
+    case = make_case(queries=queries, batch=2, query_start=57).to(torch.float32)
+    heads, d_head = case.q.shape[2:]
+    keys = queries + 57
+    with torch.no_grad():
+        run(case, "triton")
+    if queries == 1:
+        planned = single_query_bytes(2, keys, heads, d_head, torch.float32)
+    else:
+        planned = prefill_bytes(
+            2, queries, keys, heads, d_head, 2, query_sides=2, key_sides=2, dtype=torch.float32
+        )  # fmt: skip
+    assert 0.7 * planned < sum(sizes) <= planned
 
 
 @pytest.mark.parametrize(

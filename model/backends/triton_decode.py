@@ -15,8 +15,8 @@ from model.backends.triton_decode_kernels import decode_pattern_kernel, decode_s
 from model.backends.triton_kernels import INTERPRETED
 from model.mixing import Mixing
 
-MOST_SPLITS = 128
-"""Programs that share the keys of a sequence: about one for each multiprocessor of a large GPU."""
+MOST_SPLITS = 256
+"""Programs that share the keys of a sequence: about two for each multiprocessor of a large GPU."""
 
 STEP = 8
 """Keys that a program of the score kernel reads at a time: 8 x 32 heads x 128 are 64 KiB in two bytes a number."""
@@ -24,7 +24,7 @@ STEP = 8
 PATTERN_KEYS = 16
 """Keys of a program of the pattern kernel."""
 
-VALUE_KEYS, DIMENSIONS = 128, 32
+VALUE_KEYS, DIMENSIONS = 256, 16
 """Keys that a program of the value kernel reads at a time, and dimensions of its head."""
 
 LOG2_E = 1.4426950408889634

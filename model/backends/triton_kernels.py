@@ -41,7 +41,7 @@ LARGEST_KEPT = tl.constexpr(60000.0)
 def factor_kernel(
     sides, RANKS: tl.constexpr, HEADS: tl.constexpr, N: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Tables of all sides, each given as tensors (down, up, gate, table), positions and the strides of the first three."""
+    """Tables of all sides. A side is (down, up, gate, table), its positions and the strides of the first three."""
     for side in tl.static_range(len(RANKS)):
         if tl.program_id(2) == side:
             tensors, positions, of_down, of_up, of_gate = sides[side]
@@ -331,10 +331,15 @@ def pattern_kernel(
 
 
 @triton.jit
-def add_values(sums, cells, v_rows, column, end, v_s, D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr):
+def add_values(
+    sums, cells, factor, v_rows, column, end, v_s,
+    D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, NORMALISE: tl.constexpr,
+):  # fmt: skip
     """Add the pattern of one tile of keys times their values, to the low and (of widths like 80) high dimensions."""
     exists = column < end
     pattern = tl.load(cells + column[None, :])  # 0 where there is no key
+    if NORMALISE:
+        pattern = (pattern.to(tl.float32) * tl.load(factor)[:, None]).to(v_rows.dtype.element_ty)
     at = v_rows + column * v_s
     low = tl.arange(0, D_LOW)
     values = tl.load(at[:, None] + low[None, :], mask=exists[:, None] & (low < D)[None, :], other=0.0)
@@ -348,15 +353,16 @@ def add_values(sums, cells, v_rows, column, end, v_s, D: tl.constexpr, D_LOW: tl
 
 @triton.jit
 def value_kernel(
-    composed, v, z,
+    composed, factors, v, z,
     first_query, queries, keys, query_start, window, rows, columns,
     v_b, v_s, v_h, z_b, z_t, z_h,
     HEADS: tl.constexpr, D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr, NORMALISE: tl.constexpr,
 ):  # fmt: skip
     """Head outputs of a block of queries and one head: its composed pattern times the values.
 
-    BLOCK_Q and BLOCK_K are those of score_kernel.
+    BLOCK_Q and BLOCK_K are those of score_kernel. NORMALISE: nothing is mixed after the softmax, so composed are
+    score_kernel's exponentials, and factors theirs.
     """
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     head = tl.program_id(1) % HEADS
@@ -367,6 +373,7 @@ def value_kernel(
 
     row = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     cells = composed + ((batch * HEADS + head) * rows + row[:, None]) * columns
+    factor = factors + (batch * HEADS + head) * (columns // BLOCK_K) * rows + row
     v_rows = v + batch * v_b + head * v_h + key_start.to(tl.int64) * v_s
     sums = (tl.zeros([BLOCK_Q, D_LOW], tl.float32),)
     if D_HIGH > 0:
@@ -374,11 +381,15 @@ def value_kernel(
     if INTERPRETED:  # whose range() takes no number that a kernel computed
         first = 0
         while first < end:
-            sums = add_values(sums, cells, v_rows, first + tl.arange(0, COLUMNS), end, v_s, D, D_LOW, D_HIGH)
+            of_tile = factor + first // BLOCK_K * rows
+            column = first + tl.arange(0, COLUMNS)
+            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
             first += COLUMNS
     else:
         for first in range(0, end, COLUMNS):
-            sums = add_values(sums, cells, v_rows, first + tl.arange(0, COLUMNS), end, v_s, D, D_LOW, D_HIGH)
+            of_tile = factor + first // BLOCK_K * rows
+            column = first + tl.arange(0, COLUMNS)
+            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
 
     query = first_query + row
     out = z + batch * z_b + query.to(tl.int64)[:, None] * z_t + head * z_h

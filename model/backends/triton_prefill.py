@@ -22,12 +22,10 @@ from model.backends.triton_kernels import (
     score_kernel,
     value_kernel,
 )
+from model.backends.triton_memory import SCRATCH_BYTES
 from model.mixing import Mixing
 
 LOG2_E = 1.4426950408889634
-
-SCRATCH_BYTES = 2**28
-"""Maps of one chunk: large enough that a chunk fills a GPU, small beside any model that needs one."""
 
 
 class SiteTables(NamedTuple):
@@ -146,11 +144,13 @@ class _Call:
         peaks = self.q.new_empty(batch, self.heads, tiles, chunk.rows, dtype=torch.float32)
         self._scores(chunk, maps, peaks, sums := peaks.new_empty(peaks.shape), (tiles, blocks, batch * self.groups))
         self._divisors(chunk, peaks, sums)
-        composed = (
-            maps.view(self.v.dtype) if self.post.static is None else maps.new_empty(maps.shape, dtype=self.v.dtype)
-        )
+        if self.post.static is self.post.query is self.post.key is None:
+            self._values(chunk, maps, peaks)
+            return
+        dtype = self.v.dtype
+        composed = maps.view(dtype) if self.post.static is None else maps.new_empty(maps.shape, dtype=dtype)
         self._patterns(chunk, maps, composed, peaks)
-        self._values(chunk, composed)
+        self._values(chunk, composed, None)
 
     def _scores(self, chunk: Chunk, maps: Tensor, peaks: Tensor, sums: Tensor, grid: tuple[int, int, int]) -> None:
         q, k, at = self.q[chunk.batch], self.k[chunk.batch], self.tiles
@@ -161,7 +161,8 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, self.scale_log2,
             chunk.rows, chunk.columns, *q.stride()[:3], *k.stride()[:3], self.keys,
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
-            STAGES=at.score_prefetch, KEEP=self.keeps, num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
+            STAGES=at.score_prefetch, KEEP=self.keeps,
+            num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
         )  # fmt: skip
 
     def _divisors(self, chunk: Chunk, peaks: Tensor, sums: Tensor) -> None:
@@ -187,12 +188,13 @@ class _Call:
             ROWS=at.pattern_queries, COLUMNS=at.pattern_keys, STAGES=at.pattern_stages, num_warps=at.pattern_warps,
         )  # fmt: skip
 
-    def _values(self, chunk: Chunk, composed: Tensor) -> None:
+    def _values(self, chunk: Chunk, composed: Tensor, factors: Tensor | None) -> None:
         v, z, at = self.v[chunk.batch], self.z[chunk.batch], self.tiles
         value_kernel[(chunk.rows // at.queries, composed.shape[0] * self.heads)](
-            composed, v, z, chunk.first_query, self.queries, self.keys, self.query_start, self.window,
-            chunk.rows, chunk.columns, *v.stride()[:3], *z.stride()[:3],
-            HEADS=self.heads, **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, COLUMNS=at.value_keys,
+            composed, _or(factors, composed), v, z,
+            chunk.first_query, self.queries, self.keys, self.query_start, self.window, chunk.rows, chunk.columns,
+            *v.stride()[:3], *z.stride()[:3], HEADS=self.heads, **self._width(),
+            BLOCK_Q=at.queries, BLOCK_K=at.keys, COLUMNS=at.value_keys, NORMALISE=factors is not None,
             num_warps=at.value_warps, num_stages=at.value_stages,
         )  # fmt: skip
 
