@@ -17,11 +17,12 @@ def matvec(
 ) -> Tensor:  # fmt: skip
     """w [rows, D] times norm(x) with x [1, 1, D], and what else matvec_kernel does; [1, 1, rows].
 
-    norm: its weight, eps and whether it is centred. tile: rows, numbers of each, loads ahead and warps of a program.
+    norm: its weight, eps and whether it is centred. tile: rows, numbers of each, loads ahead and warps of a program; as
+    measured on an H200 if not given (3.2 TB/s of the 4.2 that a copy reaches).
     """
     count, width = w.shape
     out = x.new_empty(1, 1, count)
-    rows, block, stages, warps = tile or ((8, 512, 3, 4) if count > 16384 else (4, 1024, 3, 4))
+    rows, block, stages, warps = tile or ((4, 1024, 3, 4) if width > 4096 else (8, 512, 4, 4))
     weight, eps, centred = norm or (x, 0.0, False)
     matvec_kernel[(-(-count // rows),)](
         x, weight, w, w if gate is None else gate, x if residual is None else residual, out, count, eps,

@@ -20,12 +20,10 @@ from benchmarks.timing import markdown_table
 from model.backends.triton_prefill import Tiles, prefill, tiles_for
 
 SCORE = [
-    (64, 64, 4, 3, 3, None, False), (64, 64, 4, 3, 2, None, False), (64, 64, 4, 3, 4, None, False),
-    (64, 64, 4, 3, 3, None, True), (64, 64, 4, 2, 2, None, True), (64, 64, 8, 3, 3, 128, True),
-    (64, 32, 4, 2, 2, 168, True), (64, 32, 4, 3, 3, 168, True), (32, 64, 4, 3, 3, None, True),
-    (32, 64, 4, 2, 2, 168, True), (128, 32, 8, 2, 2, 128, True),
+    (64, 64, 4, 3, 3, None), (64, 64, 4, 3, 2, None), (64, 64, 4, 3, 4, None), (64, 64, 8, 3, 3, 128),
+    (64, 32, 4, 2, 2, 168), (64, 32, 4, 3, 3, 168), (32, 64, 4, 3, 3, None), (32, 32, 4, 3, 3, None),
 ]  # fmt: skip
-"""queries, keys, warps, stages, stages of factors, registers and keep_raw of score_kernel."""
+"""queries, keys, warps, stages, stages of factors and registers of score_kernel."""
 
 PATTERN = [(32, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (32, 64, 2, 3)]
 """queries, keys, warps, stages of pattern_kernel."""
@@ -39,14 +37,13 @@ KERNELS = ("factor_kernel", "score_kernel", "divisor_kernel", "pattern_kernel", 
 def variants(base: Tiles) -> list[tuple[str, str, Tiles]]:
     """(kernel, name, tiles) of every variant: one kernel is changed at a time."""
     found = []
-    for queries, keys, warps, stages, prefetch, registers, keeps in SCORE:
+    for queries, keys, warps, stages, prefetch, registers in SCORE:
         changed = replace(
             base, queries=queries, keys=keys, score_warps=warps, score_stages=stages, score_prefetch=prefetch,
-            score_registers=registers, keep_raw=keeps,
+            score_registers=registers,
             pattern_queries=min(32, queries), pattern_keys=min(64, keys), value_keys=min(64, keys),
         )  # fmt: skip
         name = f"{queries} x {keys}, {warps} warps, {stages} stages, {prefetch} of factors, {registers} registers"
-        name += ", keep_raw" if keeps else ""
         found.append(("score_kernel", name, changed))
     for queries, keys, warps, ahead in PATTERN:
         changed = replace(
@@ -91,7 +88,7 @@ def kernel_times(given: Any, tiles: Tiles, rounds: int = 12) -> dict[str, float]
 
 def report(tokens: int, d_head: int, visible_keys: int | None, pool: Any) -> None:
     device = torch.device("cuda")
-    listed = variants(tiles_for(tokens, d_head, torch.bfloat16))
+    listed = variants(tiles_for(tokens, visible_keys or tokens // 2, torch.bfloat16))
     errors = pool.starmap(run_once, [(tokens, d_head, visible_keys, asdict(tiles)) for _, _, tiles in listed])
     given = problem(Case(tokens, d_head, visible_keys=visible_keys), device)
     rows = []

@@ -24,8 +24,8 @@ STEP = 8
 PATTERN_KEYS = 16
 """Keys of a program of the pattern kernel."""
 
-VALUE_KEYS, DIMENSIONS = 256, 16
-"""Keys that a program of the value kernel reads at a time, and dimensions of its head."""
+VALUE_KEYS, DIMENSIONS = 1024, 16
+"""Keys that a program of the value kernel reads at a time, at the most, and dimensions of its head."""
 
 LOG2_E = 1.4426950408889634
 
@@ -64,10 +64,11 @@ def decode(
         *after.tensors, scores, peaks, sums, keys, splits, *after.strides,
         **of_groups, **after.has, BLOCK=PATTERN_KEYS, SPLITS=triton.next_power_of_2(splits), num_warps=4,
     )  # fmt: skip
+    block = min(VALUE_KEYS, triton.next_power_of_2(keys))
     decode_value_kernel[(heads, -(-d_head // DIMENSIONS), batch)](
         scores, v, masked, z, keys, *v.stride()[:3],
-        HEADS=heads, D=d_head, DIMENSIONS=DIMENSIONS, BLOCK=VALUE_KEYS, STAGES=3, HAS_MASK=mask is not None,
-        num_warps=4,
+        HEADS=heads, D=d_head, DIMENSIONS=DIMENSIONS, BLOCK=block, STAGES=2, HAS_MASK=mask is not None,
+        num_warps=8 if block > 256 else 4,
     )  # fmt: skip
     return z
 

@@ -33,9 +33,6 @@ LOWEST = tl.constexpr(-1.0e30)
 LEAST_PEAK = tl.constexpr(-0.5e30)
 """The peak of a row that sees nothing: so far above a hidden score that its exponential is 0."""
 
-LARGEST_KEPT = tl.constexpr(60000.0)
-"""Raw scores that are kept in float16 stay within it, so that a wild one does not become inf, and then NaN."""
-
 
 @triton.jit
 def factor_kernel(
@@ -118,15 +115,6 @@ def write(out, maps, channels, factors, stride, exists, RANK: tl.constexpr, AXIS
 
 
 @triton.jit
-def times(channels, factor, RANK: tl.constexpr):
-    """All channels times a number."""
-    scaled = ()
-    for r in tl.static_range(RANK):
-        scaled = scaled + (channels[r] * factor,)
-    return scaled
-
-
-@triton.jit
 def products(
     q_rows, k_rows, row_exists, key_exists, D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr
 ):  # fmt: skip
@@ -151,12 +139,9 @@ def score_kernel(
     GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr,
-    STAGES: tl.constexpr, KEEP: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of exp(composed score - peak) of all heads of a group, with each row's peak and sum.
-
-    KEEP: the first pass writes raw scores into maps, in powers of two as softmax takes them, and the second reads them
-    instead of multiplying queries and keys again. It needs a mixing and no static W.
 
     maps [B, H, rows, columns] are those of the queries from first_query on; column 0 of a block of queries is its first
     visible key, rounded down to a tile. peaks, sums [B, H, columns / BLOCK_K, rows].
@@ -197,22 +182,9 @@ def score_kernel(
                     )
                 if HAS_KEY:
                     key_channels = read(key_channels, raw, of_key + n * keys, HEADS * keys, key_exists, RANK, 0)
-                if KEEP:
-                    kept = tl.minimum(tl.maximum(raw * scale_log2, -LARGEST_KEPT), LARGEST_KEPT)
-                    tl.store(maps + cell + n * rows * columns, kept.to(maps.dtype.element_ty))
-        unit = scale_log2
-        if KEEP:
-            query_channels = times(query_channels, scale_log2, RANK if HAS_QUERY else 0)
-            key_channels = times(key_channels, scale_log2, RANK if HAS_KEY else 0)
-            unit = 1.0
-            tl.debug_barrier()  # a thread reads what others wrote
-
         head_row = (batch * HEADS + first_head) * (columns // BLOCK_K) * rows + tile * rows + row
         for n in tl.range(0, N, num_stages=STAGES):
-            if KEEP:
-                raw = tl.load(maps + cell + n * rows * columns).to(tl.float32)
-            else:
-                raw = products(q_rows + n * q_h, k_rows + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
+            raw = products(q_rows + n * q_h, k_rows + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
             scores = raw
             if HAS_QUERY:
                 scores = write(
@@ -229,7 +201,7 @@ def score_kernel(
                 scores = tl.where(visible_tile(query_start + query, key, window, key_exists), scores, LOWEST)
             # a row that sees nothing here has a peak above its scores, and so powers of 0
             peak = tl.maximum(tl.max(scores, 1), LEAST_PEAK)
-            powers = tl.exp2(scores * unit - (peak * unit)[:, None])
+            powers = tl.exp2(scores * scale_log2 - (peak * scale_log2)[:, None])
             tl.store(maps + cell + n * rows * columns, powers.to(maps.dtype.element_ty))
             tl.store(peaks + head_row + n * (columns // BLOCK_K) * rows, peak)
             tl.store(sums + head_row + n * (columns // BLOCK_K) * rows, tl.sum(powers, 1))

@@ -45,7 +45,6 @@ class Tiles:
     value_keys: keys a step of value_kernel.
     stages: how many steps ahead q, k, v and, in pattern_kernel, maps and factors are fetched.
     score_prefetch: the same for score_kernel's factors; None = they are fetched when they are used.
-    keep_raw: score_kernel keeps raw scores in two bytes instead of computing them twice.
     score_registers: at most so many a thread, so that more programs share a multiprocessor; None = as many as it likes.
     """
 
@@ -62,7 +61,14 @@ class Tiles:
     pattern_stages: int | None = 3
     value_warps: int = 4
     value_stages: int = 4
-    keep_raw: bool = False
+
+
+FEW = Tiles(keys=32, pattern_queries=32, pattern_keys=32, value_keys=32, score_registers=168)
+"""Twice as many programs, for calls with few tiles. At 512 tokens 64 x 64 tiles took 0.167 ms, and 64 x 32 tiles
+0.111 ms, on an H200: its 132 multiprocessors cannot share the work of 36 programs."""
+
+FEW_TILES = 264
+"""Visible tiles of 64 x 64 that are few: less than two for each multiprocessor of a large GPU."""
 
 
 class Chunk(NamedTuple):
@@ -108,13 +114,13 @@ class _Call:
         self.keys, self.groups, self.query_start = k.shape[1], pre.groups, query_start
         self.window = self.keys if visible_keys is None else min(visible_keys, self.keys)
         self.key_mask = None if key_mask is None else key_mask.to(torch.uint8).contiguous()
-        self.tiles = tiles or tiles_for(self.queries, self.d_head, q.dtype)
+        seen = min(self.window, self.query_start + (self.queries + 1) // 2)  # by a query in the middle
+        self.tiles = tiles or tiles_for(self.batch * self.groups * self.queries, seen, q.dtype)
         self.pre, self.post = factor_tables(pre, post, self.batch, self.queries, self.keys)
         self.scale_log2 = self.d_head**-0.5 * LOG2_E
         self.z = q.new_empty(q.shape, dtype=v.dtype)
         shape = self.batch, self.heads, self.queries
         self.log_divisors = self.q.new_empty(shape, dtype=torch.float32) if with_log_divisors else None
-        self.keeps = self.tiles.keep_raw and self.pre.static is None and not (self.pre.query is self.pre.key is None)
         self.maps_dtype = torch.float32 if v.dtype == torch.float32 else torch.float16
 
     def chunks(self, scratch_bytes: int) -> list[Chunk]:
@@ -161,7 +167,7 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, self.scale_log2,
             chunk.rows, chunk.columns, *q.stride()[:3], *k.stride()[:3], self.keys,
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
-            STAGES=at.score_prefetch, KEEP=self.keeps,
+            STAGES=at.score_prefetch,
             num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
         )  # fmt: skip
 
@@ -171,7 +177,7 @@ class _Call:
         logs = self.log_divisors
         divisor_kernel[(-(-chunk.rows // rows), peaks.shape[0] * self.heads)](
             peaks, sums, peaks if logs is None else logs[chunk.batch],
-            chunk.first_query, self.queries, self.query_start, self.window, 1.0 if self.keeps else self.scale_log2,
+            chunk.first_query, self.queries, self.query_start, self.window, self.scale_log2,
             chunk.rows, tiles,
             HEADS=self.heads, BLOCK_Q=self.tiles.queries, BLOCK_K=self.tiles.keys, TILES=triton.next_power_of_2(tiles),
             ROWS=rows, HAS_LOG=logs is not None,
@@ -210,13 +216,13 @@ class _Call:
         return {"D": self.d_head, "D_LOW": low, "D_HIGH": high}
 
 
-def tiles_for(queries: int, d_head: int, dtype: torch.dtype) -> Tiles:
-    """Tile sizes for a call."""
+def tiles_for(queries: int, keys: int, dtype: torch.dtype) -> Tiles:
+    """Tile sizes for a call with so many queries in all sequences and groups, each of which sees so many keys."""
     if INTERPRETED.value:  # small tiles, so that small inputs cross their edges
         return Tiles(queries=16, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
     if dtype == torch.float32:
         return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
-    return Tiles()
+    return FEW if queries * keys < FEW_TILES * 64 * 64 else Tiles()
 
 
 def split_width(d_head: int) -> tuple[int, int]:
