@@ -10,5 +10,6 @@ st.navigation(
         st.Page("workbench/pages/intervene.py", title="Intervene"),
         st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
         st.Page("workbench/pages/heads.py", title="Heads"),
+        st.Page("workbench/pages/probing.py", title="Probes", url_path="probes"),
     ]
 ).run()

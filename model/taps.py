@@ -58,6 +58,11 @@ class Taps:
             tap(at)
         return at
 
+    @property
+    def count(self) -> int:
+        """How many functions are called on every layer now."""
+        return len(self._taps)
+
     @contextmanager
     def added(self, *taps: Tap) -> Iterator[None]:
         """Have these taps called for as long as the context lasts, after those that are there already."""

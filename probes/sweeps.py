@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 from model import Engine, HookedDCFormer
 from model.config import DCFormerConfig
 from model.site_mixing import one_index
-from model.whole_files import read_json_lines, write_whole
 from probes.examples import Example, ExampleBatch, batches
 from probes.interventions import Change, Intervention, Stacked, to_json
 from probes.interventions.intervention import branches_of
+from probes.kept import Kept
 from probes.measures import Measure, PerSequence, Predictions, known_measures, predictions, put, row_sums
+from probes.weights import feed_weights
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
 """Tokens of all cells that share a forward pass; beyond this a CPU gains nothing."""
@@ -217,7 +218,8 @@ def sweep(
     groups = list(batches(examples, batch_size, str(engine.cfg.device), equal_length=patched))
     # all weights are hashed, which a sweep without a file need not wait for
     name = "" if out is None else _fingerprint(engine, examples, cells, measures, batch_size)
-    kept = Kept(None if out is None else Path(out), name)
+    of = "weights, examples, cells or measures"
+    kept = Kept(None if out is None else Path(out), "sweep", name, ("batch", "cell"), of)
     room = TOKENS_AT_ONCE.get(str(engine.cfg.device).split(":")[0], 2048) if tokens_at_once is None else tokens_at_once
     missing = [[cell for cell in cells if not kept.has(number, cell.key)] for number in range(len(groups))]
     total = len(groups) * len(cells)
@@ -225,7 +227,7 @@ def sweep(
     with kept, tqdm(total=total, initial=done, desc="sweep", unit="run", disable=not progress) as bar:
         for number, (batch, cells_here) in enumerate(zip(groups, missing, strict=True)):
             for key, found in _runs(engine, batch, cells_here, chosen, room):
-                kept.add(number, key, found)
+                kept.add(number, key, found=found)
                 if key == INTACT:
                     continue
                 done += 1
@@ -299,52 +301,12 @@ def _check(cfg: DCFormerConfig, examples: Sequence[Example], cells: Sequence[Cel
 # -- what is kept ----------------------------------------------------------------------------------
 
 
-class Kept:
-    """Finished pieces, in memory and, with a path, in a file of JSON lines whose first names the sweep."""
-
-    def __init__(self, path: Path | None, fingerprint: str):
-        self.path = path
-        self.file: IO[str] | None = None
-        self.found: dict[tuple[int, str], Found] = {}
-        lines = [] if path is None else read_json_lines(path)
-        if lines and lines[0] != {"sweep": fingerprint}:
-            raise ValueError(
-                f"{path} holds another sweep (other weights, examples, cells or measures). Give another file, or "
-                "remove it."
-            )
-        for line in lines[1:]:
-            self.found[line["batch"], line["cell"]] = line["found"]
-        if path is not None:
-            whole = "".join(json.dumps(line) + "\n" for line in lines or [{"sweep": fingerprint}])
-            write_whole(path, lambda file: file.write(whole.encode()))
-
-    def __enter__(self) -> Kept:
-        if self.path is not None:
-            self.file = open(self.path, "a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
-
-    def has(self, batch: int, key: str) -> bool:
-        return (batch, key) in self.found
-
-    def add(self, batch: int, key: str, found: Found) -> None:
-        self.found[batch, key] = found
-        if self.file is not None:
-            self.file.write(json.dumps({"batch": batch, "cell": key, "found": found}) + "\n")
-            self.file.flush()
-
-
 def _fingerprint(
     engine: Engine, examples: Sequence[Example], cells: Sequence[Cell], measures: Sequence[str], batch_size: int
 ) -> str:
     """One line for all that decides the numbers: weights, examples, changes, measures, batches."""
     digest = hashlib.sha256()
-    for name, weight in engine.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    feed_weights(digest, engine.model)
     for cell in cells:
         digest.update(cell.key.encode())
         digest.update(to_json(cell.change).encode() if isinstance(cell.change, Change) else b"for each batch")

@@ -142,10 +142,11 @@ def test_the_command_knows_every_second_side(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing was given. Name one"),
-        (["--twin", "--with", "demo/transformer"], "--with and --twin was given"),
+        ([], "Nothing to compare with was given. Name one"),
+        (["--twin", "--with", "demo/transformer"], "--with and --twin were given"),
         (["--with", "demo/nothing"], "demo/nothing"),
         (["--twin", "--model", "demo/transformer"], "composition is off"),
+        (["--twin", "--out", f"{__file__}/here"], "here cannot be made (Not a directory). Name another"),
     ],
 )
 def test_the_command_refuses_in_a_sentence(arguments, message):

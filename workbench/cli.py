@@ -16,6 +16,8 @@ COMMANDS = {
     "evaluate": "Loss of text files under a sliding context.",
     "train": "Train models as a YAML file describes.",
     "tasks": "Score the in-context tasks of the DCFormer paper.",
+    "harvest": "Run a corpus and keep features of its tokens in a store.",
+    "study": "Probing studies from YAML files: run them, report what they found.",
     "plan": "How much memory a run takes, and whether it fits.",
     "convert": "Write a checkpoint in another layout.",
 }

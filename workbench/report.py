@@ -28,8 +28,8 @@ _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesc
 def html_report(run: Capture, selection: Selection, model_name: str, decode: Decode) -> str:
     """The pictures of the Explore page for one selection, as one HTML document that needs nothing else."""
     maps = _one_head(run, selection)
-    return _TEMPLATES.get_template("report.html.j2").render(
-        model=model_name, cfg=run.cfg, version=_version(), at=selection,
+    return templates().get_template("report.html.j2").render(
+        model=model_name, cfg=run.cfg, version=version_here(), at=selection,
         tokens=[visible_token(token) for token in run.str_tokens],
         overview=Markup(fragment_html(views.overview(run, selection))),
         maps=[
@@ -43,12 +43,17 @@ def html_report(run: Capture, selection: Selection, model_name: str, decode: Dec
     )  # fmt: skip
 
 
+def templates() -> Environment:
+    """The report templates of this package."""
+    return _TEMPLATES
+
+
 def numbers(run: Capture, selection: Selection, model_name: str, decode: Decode) -> dict[str, Any]:
     """What the report shows, as JSON can hold it. Scores that a query may not see are null."""
     cells = {kind: views.read_cell(run, selection, kind) for kind in views.KINDS}
     return {
         "model": model_name,
-        "version": _version(),
+        "version": version_here(),
         "tokens": run.tokens.tolist(),
         "str_tokens": run.str_tokens,
         "selection": vars(selection),
@@ -105,7 +110,8 @@ def _finite(values: Tensor) -> list[float | None]:
     return [value if value != float("-inf") else None for value in values.tolist()]
 
 
-def _version() -> str:
+def version_here() -> str:
+    """The workbench's own version."""
     try:
         return version("dcformer-workbench")
     except PackageNotFoundError:  # run from a checkout without installing it

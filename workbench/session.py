@@ -16,6 +16,7 @@ from model.capture import MAPS
 from probes import MeanMixing
 from probes.interventions import from_json
 from probes.metrics import repeated_random_tokens
+from probes.study import Study, run_study
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
@@ -33,7 +34,7 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
-SWEEPS_AT_ONCE = 2
+JOBS_AT_ONCE = 2
 
 
 class Workbench:
@@ -58,7 +59,7 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
-        self._turns = threading.BoundedSemaphore(SWEEPS_AT_ONCE)
+        self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
         self._locks: dict[Any, threading.Lock] = {}
 
@@ -118,7 +119,7 @@ class Workbench:
     def start_sweep(self, request: SweepRequest, out: Path) -> Job[SweepResult]:
         """A sweep in a thread of its own, over a model of its own: other sessions go on meanwhile.
 
-        At most SWEEPS_AT_ONCE run; the next waits for its turn.
+        At most JOBS_AT_ONCE run; the next waits for its turn.
 
         Args:
             out: a file that keeps what is done; the same request goes on from there.
@@ -127,6 +128,23 @@ class Workbench:
         def work(watch: Callable[[int, int], None]) -> SweepResult:
             mean = self.mean_mixing(request.model, request.corpus) if request.corpus else None
             return run_sweep(request, self.separate_model(request.model), mean, out, watch)
+
+        return Job(work, self._turns)
+
+    def start_study(self, study: Study, folder: Path, tell: Callable[[str], object]) -> Job[Path]:
+        """A study in a thread of its own, which gives its folder; it takes turns with sweeps.
+
+        Args:
+            folder: keeps what is done; the same study goes on from there. tell: is given a line at each stage.
+        """
+
+        def work(watch: Callable[[int, int], None]) -> Path:
+            def told(said: str) -> None:
+                tell(said)
+                watch(0, 0)
+
+            run_study(study, folder, tell=told, watch=watch)
+            return folder
 
         return Job(work, self._turns)
 

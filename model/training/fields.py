@@ -12,9 +12,10 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise if a key is not known; nothing is dropped in silence."""
-    unknown = sorted(set(map(str, given)) - set(known))
+    allowed = set(known)
+    unknown = sorted(set(map(str, given)) - allowed)
     if unknown:
-        raise ValueError(f"{where} has an unknown key {', '.join(unknown)}. Known keys: {', '.join(sorted(known))}.")
+        raise ValueError(f"{where} has an unknown key {', '.join(unknown)}. Known keys: {', '.join(sorted(allowed))}.")
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:

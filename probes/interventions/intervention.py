@@ -6,9 +6,10 @@ gradients; no map is built. Mixing is M(i, j) = base + Q(i) + K(j), see model/mi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -98,6 +99,8 @@ class Intervention(Change):
                 raise ValueError(f"Mode {self.mode!r} takes no {name}=, which belongs to mode {mode!r}.")
             if not given and self.mode == mode and NEEDS[mode] == name:
                 raise ValueError(f"Mode {self.mode!r} needs {name}=.")
+        _is_finite("amount", self.amount)
+        _is_finite("value", self.value)
         if self.mode == "identity" and self.branches is not None:
             raise ValueError("Mode 'identity' replaces the whole of M. Leave branches out, or take mode 'zero'.")
         if not self._touches_mixing and (self.sites is not None or self.branches is not None):
@@ -335,6 +338,16 @@ def _is_whole(name: str, given: Sequence[Any]) -> None:
     for number in given:
         if isinstance(number, bool) or not isinstance(number, Integral):
             raise ValueError(f"{name} must be whole numbers, got {number!r}.")
+
+
+def _is_finite(name: str, given: Any) -> None:
+    number = isinstance(given, Real) and not isinstance(given, bool)
+    if given is None or (number and math.isfinite(given)):
+        return
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{name} must be a finite number, got {given!r}.")
+    if not given.isfinite().all():
+        raise ValueError(f"{name} must be finite, and {int((~given.isfinite()).sum())} of its entries are not.")
 
 
 def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:

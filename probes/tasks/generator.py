@@ -65,6 +65,7 @@ def generate(
     return [_row(rule, seed, source, index, lines, demonstrations) for rule in rules for index in indices]
 
 
+@lru_cache(2**17)
 def split_of(first: str, second: str) -> str:
     """The only split that may use this pair, in whichever order: a fixed function of the two words."""
     digest = hashlib.sha256("|".join(sorted((first, second))).encode()).digest()

@@ -31,11 +31,17 @@ _FACTS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """subject has object; span: of the subject's name in the line."""
+    """subject has object.
+
+    span, object_span: of the subject's name in the line, and of the object without its article. end: of its sentence,
+    the full stop included.
+    """
 
     subject: str
     object: str
     span: tuple[int, int]
+    object_span: tuple[int, int]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,13 @@ def facts(rule: Rule, line: str) -> list[Fact]:
     start, end = line.find("<") + 1, line.find(">")
     pattern = re.compile(_FACTS[rule.topic][rule.inverted])
     return [
-        Fact(m["subject"], _listed_form(rule, m["object"]), m.span("subject"))
+        Fact(
+            m["subject"],
+            listed := _listed_form(rule, m["object"]),
+            m.span("subject"),
+            (m.end("object") - len(listed), m.end("object")),
+            m.end(),
+        )
         for m in pattern.finditer(line, start, end)
     ]
 

@@ -7,13 +7,11 @@ zoo.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import pandas as pd
-import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from tqdm import tqdm
 
@@ -23,22 +21,24 @@ from model.training.saving import kept_models
 from probes.tasks import FAMILIES, TaskRow, read_tasks, score
 from studies.demo_pair.export import NAMES, ZOO
 from studies.demo_pair.measure import BLOCKS, checkpoint, held_out, mixing_distances, repeat_accuracy
+from studies.pictures import COLOURS, screenshot
 
-ROOT = Path(__file__).parents[2]
 CURVES = Path(__file__).parent / "curves.csv"
-PICTURE = ROOT / "docs" / "images" / "demo_pair.png"
 BIN = 50
 """Steps over which the loss curves are averaged."""
 EVALUATED = "exact_match/overall"
-COLOURS = {"dcformer": "#0f62fe", "transformer": "#da1e28"}
 
 
 @click.command()
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/demo_pair"), show_default=True)
 @click.option("--sample", type=click.Path(path_type=Path), help="Published task rows, as `workbench tasks --file`.")
 @click.option("--rows-per-rule", default=4, show_default=True, help="Held-out rows of each of the 74 rules.")
-def main(runs: Path, sample: Path | None, rows_per_rule: int) -> None:
+@click.option("--redraw", is_flag=True, help="Only draw the picture again, from curves.csv.")
+def main(runs: Path, sample: Path | None, rows_per_rule: int, redraw: bool) -> None:
     """Measure every finished run below a folder."""
+    if redraw:
+        draw([frame for _, frame in pd.read_csv(CURVES).groupby(["run", "seed"])])
+        return
     folders = sorted(folder.parent for folder in runs.glob("*/seed-*/final"))
     if not folders:
         raise click.ClickException(
@@ -156,21 +156,7 @@ def draw(frames: Sequence[pd.DataFrame]) -> None:
     )
     figure.update_xaxes(title="step")
     figure.update_yaxes(range=[0, 1], row=1, col=2)
-    screenshot(figure)
-
-
-def screenshot(figure: go.Figure) -> None:
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as player:
-        page_file = Path(folder) / "figure.html"
-        figure.write_html(page_file, include_plotlyjs=True, config={"staticPlot": True})
-        browser = player.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1200, "height": 420})
-        page.goto(page_file.as_uri())
-        page.wait_for_selector(".main-svg")
-        page.screenshot(path=PICTURE)
-        browser.close()
+    screenshot(figure, "demo_pair")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from model import load_model
 from studies.findings.branches import branches
 from studies.findings.circuits import RULES, circuit
 from studies.findings.estimates import agreements, edges
+from studies.findings.figures import draw_all
 from studies.findings.heads import captures, diversities, mixings
+from studies.findings.transfer import transfers
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs/findings")
@@ -63,6 +65,19 @@ def circuits_command(names: dict[str, str]) -> None:
         tables.append(confirmed.assign(family=family))
         _write(f"circuit_{task_id}", swept.head(20))
     _write("circuits", pd.concat(tables))
+
+
+@main.command("transfer")
+@click.pass_obj
+def transfer_command(names: dict[str, str]) -> None:
+    """Through which tokens and heads the answers of the same tasks pass."""
+    _write("transfer", transfers(load_model(names["model"]), RULES))
+
+
+@main.command("figures")
+def figures_command() -> None:
+    """Draw docs/images/findings_*.png from the tables that stand in results/ (needs Chromium)."""
+    draw_all(RESULTS)
 
 
 def _write(name: str, table: pd.DataFrame) -> None:

@@ -1,9 +1,10 @@
 """Task circuits through named virtual heads: found by a sweep, confirmed on new rows by ablation and by patching.
 
 For a rule in its two wordings: the virtual heads g->h (edges of the post site) whose cut costs most are found on rows
-of the first wording; on other rows of both they are cut together, beside as many edges drawn at random. Then only the
-part that the token before an answer contributes to them is taken away, or put there from the same answer in the other
-wording: if it serves there as well, the circuit belongs to the question and not to the wording.
+of the first wording; on other rows of both they are cut together, beside as many edges drawn at random. Then only what
+single tokens contribute to them is taken away, or put there from the other wording: the key part of the facts' words,
+names and full stops, and the query part of the name asked about and of the token before the answer. If the same token's
+part serves there as well, and another's does not, the circuit belongs to what is said and not to how.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ import torch
 
 from model import Engine, HookedDCFormer
 from probes import Intervention
-from probes.examples import Example, task_examples
+from probes.examples import task_examples
 from probes.interventions import Change
 from probes.sweeps import Cell, edge_cells, sweep
 from probes.tasks.pairs import paired_rows
+from studies.findings.roles import RowTokens, row_tokens
 
 RULES = {"person and thing": 0, "capability": 32, "time just before": 48}
 FOUND_ON, CONFIRMED_ON, VIRTUAL_HEADS, DRAWS = 6, 16, 8, 5
 FOUND_SEED, CONFIRMED_SEED = 21, 22
-QUERY_PART = ("query_lowrank", "query_gate")
 Edge = tuple[int, int, int]
 """Layer, source head, target head of a virtual head."""
+SIDES = {"word": "key", "name": "key", "stop": "key", "asked": "query", "before": "query"}
+"""Role -> the side of the mixing that its tokens are on where it is looked at."""
+Take = Callable[[RowTokens, str], list[int]]
+"""(the other wording's tokens, role) -> which of them a part is taken from."""
 
 
 def circuit(model: HookedDCFormer, task_id: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -43,18 +48,17 @@ def circuit(model: HookedDCFormer, task_id: int) -> tuple[pd.DataFrame, pd.DataF
     edges = [(int(row.layer), int(row.source), int(row.target)) for row in swept.head(VIRTUAL_HEADS).itertuples()]
     pairs = paired_rows(task_id, CONFIRMED_ON, CONFIRMED_SEED, "held_out")
     wordings = [task_examples(model, [pair[side] for pair in pairs]) for side in (0, 1)]
-    tables = [
-        sweep(engine, wordings[side], confirming_cells(model, edges, wordings[side], wordings[1 - side]),
-              ["loss", "accuracy"], batch_size=1, progress=True).assign(task=task_id + side)
-        for side in (0, 1)
-    ]  # fmt: skip
+    tokens = [[row_tokens(model, pair[side]) for pair in pairs] for side in (0, 1)]
+    tables = []
+    for side, examples in enumerate(wordings):
+        cells = cut_cells(model, edges) + part_cells(edges, tokens[side], tokens[1 - side])
+        table = sweep(engine, examples, cells, ["loss", "accuracy"], batch_size=1, progress=True)
+        tables.append(table.assign(task=task_id + side))
     return swept, pd.concat(tables)
 
 
-def confirming_cells(
-    model: HookedDCFormer, edges: Sequence[Edge], examples: Sequence[Example], others: Sequence[Example]
-) -> list[Cell]:
-    """Ablations of the virtual heads and their controls; others: the same rows in the other wording."""
+def cut_cells(model: HookedDCFormer, edges: Sequence[Edge]) -> list[Cell]:
+    """The virtual heads cut together and singly, and as many others drawn at random."""
     heads = range(model.cfg.n_heads)
     every = itertools.product(range(model.cfg.n_layers), heads, heads)
     others_edges = [edge for edge in every if edge[1] != edge[2] and edge not in edges]
@@ -65,25 +69,55 @@ def confirming_cells(
         drawn = random.Random(draw).sample(others_edges, len(edges))
         cells.append(Cell({"what": "cut others", "draw": draw}, _all(drawn, mode="identity")))
 
-    def at_answers(shift: int | None) -> Callable[[tuple[int, ...]], Change]:
-        """The query part before answers taken away (None), or from the other wording's token `shift` further on."""
-
-        def of(numbers: tuple[int, ...]) -> Change:
-            here, other = examples[numbers[0]], others[numbers[0]]
-            where: dict[str, Any] = {"positions": _before_answers(here), "branches": QUERY_PART}
-            if shift is None:
-                return _all(edges, mode="zero", **where)
-            taken = [place + shift for place in _before_answers(other)]
-            return _all(edges, mode="patch", prompt=torch.tensor([other.ids]), prompt_positions=taken, **where)
-
-        return of
-
-    parts = {"gone": None, "of the other wording": 0, "of the token before": -1}
-    return cells + [Cell({"what": f"query part {name}", "draw": -1}, at_answers(at)) for name, at in parts.items()]
+    return cells
 
 
 def named(edge: Edge) -> str:
     return f"L{edge[0]} {edge[1]}->{edge[2]}"
+
+
+# -- what single tokens contribute -------------------------------------------------------------------------
+
+
+def part_cells(edges: Sequence[Edge], here: Sequence[RowTokens], there: Sequence[RowTokens]) -> list[Cell]:
+    """What tokens of one role contribute to the virtual heads, gone or taken from the other wording of the same row.
+
+    Taken from the same token, or from another of its role (the next fact's, the next question's).
+
+    Args:
+        here, there: each row's tokens in the wording that runs and in the other.
+    """
+    sources = {"gone": None, "same": _same, "another": _another}
+    cells = [_part_cell(edges, here, there, role, *source) for role in SIDES for source in sources.items()]
+    return [*cells, _part_cell(edges, here, there, "other", "gone", None)]
+
+
+def _part_cell(
+    edges: Sequence[Edge], here: Sequence[RowTokens], there: Sequence[RowTokens], role: str, source: str,
+    take: Take | None,
+) -> Cell:  # fmt: skip
+    side = SIDES.get(role, "key")
+    branches = (f"{side}_lowrank", f"{side}_gate")
+
+    def change(numbers: tuple[int, ...]) -> Change:
+        mine, theirs = here[numbers[0]], there[numbers[0]]
+        where: dict[str, Any] = {"branches": branches, "positions": mine.roles.get(role, mine.other)}
+        if take is None:
+            return _all(edges, mode="zero", **where)
+        return _all(
+            edges, mode="patch", prompt=torch.tensor([theirs.ids]), prompt_positions=take(theirs, role), **where
+        )
+
+    return Cell({"what": f"{side} part of {role}: {source}", "draw": -1}, change)
+
+
+def _same(tokens: RowTokens, role: str) -> list[int]:
+    return tokens.roles[role]
+
+
+def _another(tokens: RowTokens, role: str) -> list[int]:
+    first, *rest = tokens.roles[role]
+    return [*rest, first]
 
 
 def _all(edges: Sequence[Edge], **change: Any) -> Change:
@@ -91,9 +125,3 @@ def _all(edges: Sequence[Edge], **change: Any) -> Change:
         Intervention(layers=[layer], sites=["post"], sources=[source], targets=[target], **change)
         for layer, source, target in edges
     ))  # fmt: skip
-
-
-def _before_answers(example: Example) -> list[int]:
-    """Positions from which the first token of each answer is predicted."""
-    firsts = {answer: place for place, answer in reversed(list(zip(example.targets, example.answers, strict=True)))}
-    return [place - 1 for place in firsts.values()][::-1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from workbench.commands.options import MODEL_HELP, model_options, open_model
+from workbench.commands.options import MODEL_HELP, make_folder, model_options, open_model
 
 ROWS = 12
 """Rows of each table that are printed; the files have all."""
@@ -37,8 +37,10 @@ def command(
     given = [name for name, value in (("--with", other_name), ("--twin", twin), ("--frozen", frozen),
                                       ("--change", change)) if value]  # fmt: skip
     if len(given) > 1 or (not given and other_prompt is None):
-        named = " and ".join(given) or "nothing"
-        raise click.UsageError(f"{named} was given. Name one: --with, --twin, --frozen or --change; or --other-prompt.")
+        named = f"{' and '.join(given)} were given." if given else "Nothing to compare with was given."
+        raise click.UsageError(f"{named} Name one: --with, --twin, --frozen or --change; or --other-prompt.")
+    if out is not None:
+        make_folder(out)
     from probes.comparison import PAIRINGS, compare
 
     model = open_model(model_name, device, dtype)
@@ -62,7 +64,6 @@ def command(
         if len(table):
             click.echo(f"\n{title}\n{table.head(ROWS).to_string(index=False, float_format='{:.3f}'.format)}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         for name, table in (("tokens", found.tokens), ("heads", found.heads), ("metrics", found.metrics())):
             table.to_csv(out / f"{name}.csv", index=False)
         (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from workbench.commands.options import config_of
+
 if TYPE_CHECKING:
-    from model import DCFormerConfig
     from model.memory import MemoryPlan
 
 MODES = ("last", "logits", "generate", "capture", "train")
@@ -40,7 +41,7 @@ def command(
     from model.memory import plan
     from workbench.report import write_text
 
-    cfg = _config(model_name)
+    cfg = config_of(model_name)
     device, there = _device(device)
     planned = plan(cfg, tokens=tokens or cfg.n_ctx, batch=batch, dtype=dtype, device=device, mode=mode)
     free = _free(device, there, memory)
@@ -54,13 +55,6 @@ def command(
         write_text(Path(json_out), numbers)
     if free is not None:
         require_fit(planned, device, free)
-
-
-def _config(model_name: str) -> DCFormerConfig:
-    from model.checkpoints.load import read_config
-    from model.config import PRESETS, DCFormerConfig
-
-    return DCFormerConfig.preset(model_name) if model_name in PRESETS else read_config(model_name)
 
 
 def _device(device: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,13 +30,14 @@ EXAMPLES = {
 PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 """How plotly's charts behave on every page."""
 
-# Streamlit's own margins would leave no room for three maps side by side at 1280 px
-_ROOMY = "<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>"
-
 
 @st.cache_resource
 def workbench() -> Workbench:
     """One for the process: models and captures are shared by all sessions."""
+    # Streamlit collects garbage after each run of a page, over half a million objects of imported libraries: a quarter
+    # of a second that stops every other thread too, unless these objects are set apart
+    gc.collect()
+    gc.freeze()
     return Workbench(model_folder=os.environ.get("WORKBENCH_MODELS"))
 
 
@@ -48,13 +50,18 @@ def attempt(action: Callable[[], Value]) -> Value:
         st.stop()
 
 
+def roomy() -> None:
+    """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
+    st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
+
+
 def choose_run(bench: Workbench, page: str) -> tuple[str, str, Capture]:
     """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
 
     Args:
         page: the name of the page that asks.
     """
-    st.html(_ROOMY)
+    roomy()
     _take_along(page)
     with st.sidebar:
         name = st.selectbox("Model", attempt(bench.model_names), key="model", persist_state="session")

@@ -1,0 +1,74 @@
+"""One shard on disk: tensors in a safetensors file, the token table beside them in parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from model.whole_files import sha256, sync
+
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+"""safetensors' names of the dtypes that a store may hold."""
+
+
+def write_shard(
+    folder: Path, name: str, tensors: Mapping[str, NDArray[Any]], table: pa.Table
+) -> dict[str, dict[str, Any]]:
+    """Write both files of a shard, each whole or not at all.
+
+    Returns:
+        File name -> {"bytes", "sha256"}.
+    """
+    # safetensors writes its tensors by alignment and name, so that equal tensors give equal files
+    files = {
+        f"{name}.safetensors": lambda path: save_file(dict(tensors), path, metadata={"rows": str(len(table))}),
+        f"{name}.parquet": lambda path: pq.write_table(table, path, compression="zstd"),
+    }
+    return {file: _write(folder / file, write) for file, write in files.items()}
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
+    aside = path.with_name(f"{path.name}.tmp")
+    write(aside)
+    sync(aside)
+    # safetensors makes its file private to the user; give it the rights of any other
+    os.chmod(aside, 0o666 & ~_umask())
+    described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
+    os.replace(aside, path)
+    sync(path.parent)
+    return described
+
+
+def _umask() -> int:
+    # there is no way to read it without setting it
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor of a safetensors file, memory-mapped: nothing is read before it is looked at.
+
+    The file is 8 bytes (little-endian length of the header), a JSON header, and the tensors' bytes; the header gives
+    each tensor's dtype, shape and place. https://github.com/huggingface/safetensors#format
+    """
+    # one map for the whole file: each holds a file open
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _view(raw[start:], entry) for name, entry in header.items()}
+
+
+def _view(content: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
+    first, end = entry["data_offsets"]
+    return content[first:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
