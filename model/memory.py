@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from model.backends.eager import BLOCK_CELLS, OTHER_BLOCK_CELLS
+from model.backends.triton_backend import kernels_found
+from model.backends.triton_memory import prefill_bytes, single_query_bytes
 from model.config import DCFormerConfig, dtype_name, parse_dtype
 from model.transformer import HookedDCFormer
 
@@ -224,8 +226,8 @@ def attention_peak(
 ) -> int:
     """Bytes that composed_attention makes in one layer at its peak, its result included.
 
-    The same for eager and compiled backends. What the compiler itself takes, about 130 MiB of main memory once a
-    process, is not counted.
+    On a GPU where Triton is installed it is what its kernels hold, else the same for eager and compiled backends.
+    What the compiler itself takes, about 130 MiB of main memory once a process, is not counted.
 
     Args:
         tokens: queries. keys: that they attend over, as many if None.
@@ -237,6 +239,14 @@ def attention_peak(
     if not cfg.mixed_sites:
         # the outputs of the blocks and all of them joined; fused kernels hold no map
         return batch * tokens * width * dtype.itemsize * 2
+    if kernels_found(device) and dtype != torch.float64:
+        if tokens == 1:
+            return single_query_bytes(batch, keys, cfg.n_heads, cfg.d_head, dtype)
+        sides = [len(cfg.mixed_sites) * (side in cfg.dynamic_sides) for side in ("query", "key")]
+        return prefill_bytes(
+            batch, tokens, keys, cfg.n_heads, cfg.d_head, cfg.rank, query_sides=sides[0], key_sides=sides[1],
+            dtype=dtype,
+        )  # fmt: skip
     if tokens == 1:
         # a single query reads keys and values where they stand, in the dtype of its maps
         return batch * keys * (2 * width * cast + 3 * cfg.n_heads) * wide

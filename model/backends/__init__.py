@@ -19,11 +19,13 @@ from model.backends.compiled import compiled_attention, compiler_found
 from model.backends.eager import eager_attention
 from model.backends.plain import plain_attention
 from model.backends.single_query import attend_single_query
+from model.backends.triton_backend import kernels_found, triton_attention, triton_single_query
 from model.mixing import Mixing
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "eager": eager_attention,
     "compiled": compiled_attention,
+    "triton": triton_attention,
 }
 
 AUTO = "auto"
@@ -35,6 +37,12 @@ Compiling takes 10 to 60 s a process, architecture and dtype (seconds once PyTor
 it saves about 0.1 s a call of this size. Smaller calls, as in tests and the app, never wait for a compiler.
 """
 
+AUTO_KERNELS_FROM = 2**20
+"""Cells of all heads' maps in one call from which "auto" takes Triton's kernels on a GPU, whatever the model."""
+
+AUTO_KERNELS_WIDTH = 1024
+"""Width of all heads from which it takes them for every call: such a model generates more than it waits to compile."""
+
 _default = AUTO
 
 
@@ -42,7 +50,8 @@ def set_default_backend(name: str) -> None:
     """Choose what composed_attention uses, in the whole process, where the call names no backend.
 
     Args:
-        name: a name in BACKENDS, or "auto": compiled for large calls where there is a compiler, else eager.
+        name: a name in BACKENDS, or "auto": triton for large calls or models on a GPU, else compiled for large calls
+            where there is a compiler, else eager.
     """
     global _default
     _default = _known(name)
@@ -100,18 +109,21 @@ def composed_attention(
         query_start -= keys.start
     if pre.is_identity and post.is_identity:
         return plain_attention(q_BTNK, k_BSNK, v_BSNK, visible_keys, query_start, key_mask_BS, block_queries)
-    if T == 1:
-        return attend_single_query(q_BTNK, k_BSNK, v_BSNK, pre, post, key_mask_BS)
     if name == AUTO:
         name = _chosen(q_BTNK, visible_keys, query_start)
+    if T == 1:
+        single = triton_single_query if name == "triton" else attend_single_query
+        return single(q_BTNK, k_BSNK, v_BSNK, pre, post, key_mask_BS)
     return BACKENDS[name](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS, block_queries)
 
 
 def _chosen(q_BTNK: Tensor, visible_keys: int | None, query_start: int) -> str:
     """What "auto" means for this call."""
-    B, T, N, _ = q_BTNK.shape
-    large = B * N * visible_pairs(T, visible_keys, query_start) >= AUTO_COMPILES_FROM
-    return "compiled" if large and compiler_found(q_BTNK.device.type) else "eager"
+    B, T, N, K = q_BTNK.shape
+    cells, device = B * N * visible_pairs(T, visible_keys, query_start), q_BTNK.device.type
+    if (cells >= AUTO_KERNELS_FROM or N * K >= AUTO_KERNELS_WIDTH) and kernels_found(device):
+        return "triton"
+    return "compiled" if cells >= AUTO_COMPILES_FROM and compiler_found(device) else "eager"
 
 
 def _known(name: str) -> str:

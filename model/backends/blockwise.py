@@ -26,6 +26,8 @@ class Schedule:
     attend, attend_backward: those of block_math.py, or others that return the same.
     align: None where blocks may have any size. A number where compiled code wants few shapes: queries and keys are
         then padded so that every block has block_queries queries and a multiple of this many keys.
+    computed: z [B, T, H, K] and the log of each softmax's divisor [B, T, G, N, 1] where something else has computed
+        them already; only the backward pass is then left to do.
     """
 
     attend: Callable[[Inputs, Tensor], tuple[Tensor, Tensor]]
@@ -36,6 +38,7 @@ class Schedule:
     block_queries: int
     block_batch: int
     align: int | None = None
+    computed: tuple[Tensor, Tensor] | None = None
 
     def blocks(self, inputs: Inputs) -> Iterator[tuple[Block, Tensor]]:
         """Each block with its visibility, bool [batch or 1, query, key]."""
@@ -56,6 +59,9 @@ def attend_blockwise(inputs: Inputs, schedule: Schedule) -> Tensor:
         inputs = inputs.padded(more_queries, more_keys)
         if schedule.key_mask_BS is not None:
             schedule = replace(schedule, key_mask_BS=lengthened(schedule.key_mask_BS, 1, more_keys))
+        if schedule.computed is not None:
+            z, log_divisor = (lengthened(part, 1, more_queries) for part in schedule.computed)
+            schedule = replace(schedule, computed=(z, log_divisor))
     return _Blockwise.apply(schedule, *inputs.flat())[:, :queries]
 
 
@@ -65,13 +71,8 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, schedule: Schedule, *flat: Tensor | None) -> Tensor:  # type: ignore[override]
         inputs = Inputs.from_flat(flat).map(Tensor.detach)
-        B, T, H, _ = inputs.q.shape
-        z = torch.empty_like(inputs.q)
-        log_divisor = z.new_empty(B, T, inputs.groups, H // inputs.groups, 1)
-        for cut, seen in schedule.blocks(inputs):
-            rows = cut.batch, cut.queries
-            z[rows], log_divisor[rows] = schedule.attend(inputs.block(cut), seen)
-        ctx.schedule = schedule
+        z, log_divisor = schedule.computed or _attend_blocks(inputs, schedule)
+        ctx.schedule = replace(schedule, computed=None)
         ctx.save_for_backward(log_divisor, *flat)
         return z
 
@@ -92,6 +93,17 @@ class _Blockwise(torch.autograd.Function):
             _add_products(into.k, gradients.scores, block.q)
             _add_products(into.v, gradients.pattern, z_grad[rows])
         return None, *total.flat()
+
+
+def _attend_blocks(inputs: Inputs, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """z [B, T, H, K] and the log of each softmax's divisor [B, T, G, N, 1], block by block."""
+    B, T, H, _ = inputs.q.shape
+    z = torch.empty_like(inputs.q)
+    log_divisor = z.new_empty(B, T, inputs.groups, H // inputs.groups, 1)
+    for cut, seen in schedule.blocks(inputs):
+        rows = cut.batch, cut.queries
+        z[rows], log_divisor[rows] = schedule.attend(inputs.block(cut), seen)
+    return z, log_divisor
 
 
 def _add_products(into_BSHK: Tensor, maps_BHTS: Tensor, rows_BTHK: Tensor) -> None:

@@ -38,11 +38,18 @@ def compiled_attention(
     visible_keys: int | None, query_start: int, key_mask_BS: Tensor | None, block_queries: int | None = None,
 ) -> Tensor:  # fmt: skip
     """See composed_attention. Where compilation fails, blocks run in eager PyTorch after one warning."""
-    schedule = Schedule(
-        _attend, _attend_backward, visible_keys, query_start, key_mask_BS,
-        block_queries=block_queries or BLOCK_QUERIES.get(q_BTNK.device.type, 256), block_batch=1, align=ALIGN,
-    )  # fmt: skip
+    schedule = compiled_schedule(q_BTNK.device.type, visible_keys, query_start, key_mask_BS, block_queries)
     return attend_blockwise(block_inputs(q_BTNK, k_BSNK, v_BSNK, pre, post), schedule).to(v_BSNK.dtype)
+
+
+def compiled_schedule(
+    device_type: str, visible_keys: int | None, query_start: int, key_mask_BS: Tensor | None, block_queries: int | None
+) -> Schedule:
+    """One sequence and a fixed number of queries a block, each way one graph."""
+    return Schedule(
+        _attend, _attend_backward, visible_keys, query_start, key_mask_BS,
+        block_queries=block_queries or BLOCK_QUERIES.get(device_type, 256), block_batch=1, align=ALIGN,
+    )  # fmt: skip
 
 
 @functools.cache
