@@ -64,13 +64,13 @@ def test_ranks_may_die_and_start_again_in_any_order(whole, tmp_path):
         return start(command(out), RANK=str(number), WORLD_SIZE="2")
 
     rng = random.Random(time.time_ns())
-    second, first = rank(1), rank(0)
-    moment = kill_at_random(second, out, rng)
-    assert first.wait() == 0
+    moments = [kill_at_random(rank(0), out, rng)]
+    assert rank(0).wait() == 0
     with pytest.raises(ValueError, match=r"not finished\. Give the command that began it again"):
         Store.open(out)
-    assert rank(1).wait() == 0
-    assert files_of(out) == files_of(whole), moment
+    moments.append(kill_at_random(rank(1), out, rng))
+    assert rank(1).wait() == 0, moments
+    assert files_of(out) == files_of(whole), moments
 
 
 def test_a_finished_harvest_is_returned_at_once(whole, monkeypatch):
