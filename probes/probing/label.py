@@ -73,7 +73,7 @@ def make_label(name: str, values: Any, documents: NDArray, token_ids: NDArray | 
     if len(names) < n_folds:
         raise ValueError(
             f"Label {name!r} stands in {len(names)} documents, and {n_folds} folds of whole documents need at least "
-            f"{n_folds}. Give more documents, or folds={max(3, len(names))}."
+            f"{n_folds}. Give more documents{f', or folds={len(names)}' if len(names) >= 3 else ''}."
         )
     classes: tuple[str, ...] = ()
     if pd.api.types.is_float_dtype(kept):
