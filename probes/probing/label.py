@@ -13,7 +13,6 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from probes.probing.cells import digest, seed_of
 
-TARGETS = ("real", "shuffled_labels", "control_task")
 FOLD_TRIES = 10
 """Splits that are tried until every class stands in enough folds."""
 

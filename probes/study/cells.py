@@ -14,8 +14,6 @@ from probes.probing import ProbeCell
 from probes.store import Store
 
 RESIDUAL = "residual"
-PLACE = ("feature", "layer", "where")
-"""Columns that place a cell of a store; where is the site or the stage, "" where there is neither."""
 
 
 def place(name: str) -> dict[str, str | int]:
