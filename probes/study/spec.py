@@ -35,12 +35,12 @@ class Study:
 
     title, question: in words, for the report. models: name -> a bundled model, checkpoint directory or hub id; in the
     file a list too, whose names may be patterns of directories (runs/*/checkpoints/step-*). data: as harvest --data
-    takes it. keep: fields of probes.harvest.Keep. context: tokens read at a time; None = the model's. split_text: what
-    is a document in a text file. features: as harvest --features takes them. labels: columns of the token table. numbers:
-    those of them that are read as numbers. drop_rare: classes in fewer documents than folds have no label, instead of
-    an error. probes, references, score: by name; references None = all. score: what the words and figures speak of.
-    random_init: harvest each model with random weights too, as a reference. seeds: of folds, fakes and resamples.
-    analyses: of ANALYSES.
+    takes it. keep: fields of probes.harvest.Keep. context: tokens read at a time; None = the model's. split_text:
+    what is a document in a text file. features: as harvest --features takes them. labels: columns of the token table.
+    numbers: those of them that are read as numbers. drop_rare: classes in fewer documents than folds have no label,
+    instead of an error. probes, references, score: by name; references None = all. score: what the words and figures
+    speak of. random_init: harvest each model with random weights too, as a reference. seeds: of folds, fakes and
+    resamples. analyses: of ANALYSES.
     """
 
     title: str
