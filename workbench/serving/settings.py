@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,11 @@ class Serving:
     def options(self) -> dict[str, Any]:
         """Streamlit's settings. They go before its files and environment variables, so that neither can open a door."""
         tls = {"server.sslCertFile": str(self.certificate), "server.sslKeyFile": str(self.key)}
+        theme = os.environ.get("STREAMLIT_THEME_BASE")
         return SAFE | {
             "server.address": self.host, "server.port": self.port,
             "server.allowedHosts": sorted(self.hosts or []),
-        } | (tls if self.certificate else {})  # fmt: skip
+        } | (tls if self.certificate else {}) | ({"theme.base": theme} if theme else {})  # fmt: skip
 
     def url(self, port: int) -> str:
         """The address to open; with a token it signs in by itself."""
