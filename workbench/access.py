@@ -12,6 +12,7 @@ from pathlib import Path
 
 from model import list_models
 from model.checkpoints.hub import is_hub_id
+from model.checkpoints.load import is_model_directory, model_directories
 
 MODELS = "WORKBENCH_MODELS"
 """Folders of model directories, or model directories themselves, separated as in PATH."""
@@ -45,6 +46,15 @@ def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
 def hub_allowed(environment: Mapping[str, str] = os.environ) -> bool:
     """May the hub be asked?"""
     return environment.get(ALLOW_HUB, "").lower() in ("1", "yes", "true", "on")
+
+
+def offered_models(folders: Iterable[Path]) -> list[str]:
+    """Every model that can be chosen without typing: the bundled ones, then the model directories in the folders."""
+    found = list_models()
+    for folder in folders:
+        inside = [folder] if is_model_directory(folder) else model_directories(folder)
+        found += [str(path) for path in inside if allowed_directory(str(path), [folder]) is not None]
+    return list(dict.fromkeys(found))
 
 
 def allowed_model(reference: str, folders: Sequence[Path], hub: bool) -> str:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from cachetools import LRUCache
 
-from model import Capture, HookedDCFormer, capture, list_models, load_model
+from model import Capture, HookedDCFormer, capture, load_model
 from model.capture import MAPS
 from probes import MeanMixing
 from probes.interventions import from_json
 from probes.metrics import repeated_random_tokens
 from probes.study import Study, run_study
+from workbench.access import allowed_model, hub_allowed, offered_models
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
@@ -46,12 +47,12 @@ class Workbench:
     probes.interventions.to_json writes.
 
     Args:
-        model_folder: a folder of model directories to offer beside the bundled pair.
+        model_folders: folders of model directories to offer beside the bundled pair; no other directory is opened.
         device, dtype: passed to load_model.
     """
 
-    def __init__(self, model_folder: str | Path | None = None, device: str = "auto", dtype: str | None = None):
-        self.model_folder, self.device, self.dtype = model_folder, device, dtype
+    def __init__(self, model_folders: Sequence[Path] = (), device: str = "auto", dtype: str | None = None):
+        self.model_folders, self.device, self.dtype = tuple(model_folders), device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
@@ -65,12 +66,21 @@ class Workbench:
         self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
-        """Every model that can be chosen: the bundled pair, then what the model folder holds."""
-        return list_models(self.model_folder)
+        """Every model that can be chosen: the bundled pair, then what the model folders hold."""
+        return offered_models(self.model_folders)
 
     def model(self, name: str) -> HookedDCFormer:
-        """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory."""
-        return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
+        """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory.
+
+        Raises:
+            ValueError: it is none of those that may be opened, see workbench.access.
+        """
+
+        def load() -> HookedDCFormer:
+            # a name may come from a link
+            return load_model(allowed_model(name, self.model_folders, hub_allowed()), self.device, self.dtype)
+
+        return self._once(self._models, name, "load", load)
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""

@@ -12,7 +12,7 @@ from model.config import DCFormerConfig
 from model.mixing import BRANCHES
 from probes.interventions import MODES, Change, Combined, Intervention, to_json
 from workbench import drafts
-from workbench.pages.shared import EXAMPLES, workbench
+from workbench.pages.shared import EXAMPLES, told, workbench
 from workbench.viewer.view import visible_token
 
 CORPORA = {"the example prompts": tuple(EXAMPLES.values()), "this prompt": ()}
@@ -100,7 +100,7 @@ def _form_row(number: int, row: int, name: str, prompt: str, run: Capture) -> In
             st.caption(f"Frozen to the mean over the {mean.tokens} tokens of {_prompts(fields['corpus'], prompt)}.")
         return drafts.intervention(fields, mean)
     except ValueError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
 
 
@@ -180,7 +180,7 @@ def _load(cfg: DCFormerConfig) -> None:
         change = drafts.loaded(st.session_state.change_json)
         change.check(cfg)
     except ValueError as error:
-        st.session_state.change_error = str(error)
+        st.session_state.change_error = told(error)
         return
     st.session_state.change_rows = {}
     for part in change.parts():

@@ -15,7 +15,7 @@ from workbench.figures import head_matrices_figure, virtual_head_flow_figure, vi
 from workbench.figures.virtual_head_flow import largest_edges
 from workbench.pages.address import address
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
+from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, told, workbench
 from workbench.pages.tables import plain, table
 from workbench.session import Workbench
 from workbench.viewer.token_strip import token_strip
@@ -146,7 +146,7 @@ def choose_tokens(model: HookedDCFormer, run: Capture, query: int) -> Tokens | N
         if other_contrast:
             return token, model.to_single_token(other_contrast)
     except ValueError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
     return token, None if contrast == NONE else contrast
 
@@ -277,7 +277,7 @@ def show_orders(run: Capture, found: Attributions, layer: int, query: int) -> No
     try:
         parts = pre_and_post_of_layer(run, layer, query, found.direction)
     except ValueError as error:  # a model that does not mix at both sites
-        st.info(str(error))
+        st.info(told(error))
         return
     st.caption(
         "The softmax lies between the two, so they do not commute: what one brings depends on whether the other is "

@@ -1,4 +1,4 @@
-"""An error as a browser may see it: no folder of this machine, and nothing that Markdown would read as its own."""
+"""An error as a browser may see it: without the folders of this machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ABSOLUTE = re.compile(r"""(?<![\w./~:\\-])(?:~|[A-Za-z]:)?(?:[/\\]+[^\s/\\'"`,;
 
 
 def for_browser(error: BaseException) -> str:
-    """What an error says, to be shown with Streamlit's Markdown."""
+    """What an error says, as plain text; a page escapes it for Markdown."""
     folders = [*model_folders(), *store_folders(), Path(tempfile.gettempdir()), Path(sys.prefix), Path.home()]
-    return as_text(without_folders(str(error)[:LONGEST], folders))
+    return without_folders(str(error)[:LONGEST], folders)
 
 
 def without_folders(text: str, folders: Iterable[Path]) -> str:
@@ -32,7 +32,3 @@ def without_folders(text: str, folders: Iterable[Path]) -> str:
         text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?=$|[/\\\s'\"`,;:.)])", Path(folder).name, text)
     return _ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
 
-
-def as_text(text: str) -> str:
-    """The text with escapes before what makes links, pictures, colours, formulas and tags in Markdown."""
-    return re.sub(r"([\\\[\]<$])", r"\\\1", text)
