@@ -48,13 +48,19 @@ def serve_workbench(
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=given, stdout=output, stderr=output)
     try:
-        yield Served(_link(process, log, time.monotonic() + wait_s), log, process)
+        yield Served(wait_for_server(process, log, wait_s), log, process)
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _link(process: subprocess.Popen[bytes], log: Path, deadline: float) -> str:
+def wait_for_server(process: subprocess.Popen[bytes], log: Path, wait_s: float = 120) -> str:
+    """The link that a server prints when it listens.
+
+    Raises:
+        RuntimeError: it ended, or printed none in time; the message holds its output.
+    """
+    deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         told = log.read_text("utf-8", "replace")
         if found := re.search(r"The workbench is at (\S+)\n", told):
