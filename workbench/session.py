@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from cachetools import LRUCache
 
@@ -17,10 +18,12 @@ from probes import MeanMixing
 from probes.interventions import from_json
 from probes.metrics import repeated_random_tokens
 from probes.study import Study, run_study
+from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
+from workbench.overviews import Picture, pictures
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.turns import Turn
 from workbench.views import distances
@@ -35,6 +38,8 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+PICTURES_KEPT = 256
+SMALL_MAP_BYTES = 64 << 20
 JOBS_AT_ONCE = 2
 
 
@@ -60,6 +65,8 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
+        self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
         self._turns_of: dict[Any, Turn] = {}
@@ -116,6 +123,20 @@ class Workbench:
         """How far each head's mixing is from identity, by site, [layer, head]."""
         run = self.capture(name, prompt)
         return self._once(self._distances, (name, prompt), ("maps", name), lambda: distances(run))
+
+    def overview(self, name: str, prompt: str, measure: str) -> list[Picture]:
+        """What a measure of workbench.overviews says of every head, [layer, head] for each site or stage.
+
+        Raises:
+            ValueError: this prompt or model has nothing to measure.
+        """
+        run = self.capture(name, prompt)
+        return self._once(self._pictures, (name, prompt, measure), ("heads", name), lambda: pictures(run, measure))
+
+    def small_maps(self, name: str, prompt: str, layer: int, kind: str, stage: str) -> np.ndarray:
+        """The maps of all heads of a layer, reduced: see workbench.all_heads; they share SMALL_MAP_BYTES."""
+        run, key = self.capture(name, prompt), (name, prompt, layer, kind, stage)
+        return self._once(self._small_maps, key, ("maps", name), lambda: small_maps(run, layer, kind, stage))
 
     def start_sweep(self, request: SweepRequest, out: Path) -> Job[SweepResult]:
         """A sweep in a thread of its own, over a model of its own: other sessions go on meanwhile.
