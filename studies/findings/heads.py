@@ -7,7 +7,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from model import Capture, Engine, HookedDCFormer, capture
-from probes.measures import PerSequence
+from probes.per_sequence import PerSequence
 from probes.metrics import diversity, mixing_metrics
 from studies.findings.corpus import measured_rows
 
