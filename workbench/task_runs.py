@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,16 @@ class TaskRequest:
             self.rule_ids, self.rows, self.seed, self.split, lines=self.lines, demonstrations=self.demonstrations
         )
 
+    def number_of(self, name: RowName) -> int | None:
+        """The number of a named row among all, or None where it is none of them."""
+        rules = self.rule_ids
+        alike = (name.seed, name.split, name.lines, name.demonstrations) == (
+            self.seed, self.split, self.lines, self.demonstrations
+        )  # fmt: skip
+        if not alike or name.task_id not in rules or name.index >= self.rows or name.line >= self.lines:
+            return None
+        return rules.index(name.task_id) * self.rows + name.index
+
     def name_of(self, row: int, line: int) -> RowName:
         """The name of a line, by the number of its row among all."""
         rule, index = divmod(row, self.rows)
@@ -148,6 +158,12 @@ class TaskResult:
             found[f"{name}: P(answer)"] = [one.first_probability for one in scores.answers]
             found[f"{name}: P(foil)"] = [one.foil_probability for one in scores.answers]
         return found
+
+
+def short_names(models: Iterable[str]) -> dict[str, str]:
+    """What models are called in a table: the last part of their names, where this tells them apart."""
+    names = {name: name.rstrip("/").rpartition("/")[2] for name in models}
+    return names if len(set(names.values())) == len(names) else {name: name for name in names}
 
 
 def asked(line: str) -> str:
