@@ -162,7 +162,8 @@ class Workbench:
 
         def work(watch: Callable[[int, int], None]) -> TaskResult:
             rows = request.task_rows()
-            total, found = len(rows) * len(request.models), {}
+            total = len(rows) * len(request.models)
+            found: dict[str, TaskScores] = {}
             for name in request.models:
                 before = len(found) * len(rows)
                 watch(before, total)

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from model import HookedDCFormer
+from probes.examples import Example, task_examples
 from probes.tasks import TaskRow, corrupted, generate
 from probes.tasks.generator import DEMONSTRATIONS, LINES
 
@@ -94,3 +96,17 @@ def pair_of(name: RowName, tokenizer: Any) -> Pair:
     row = name.row()
     changed = corrupted(row, name.line, tokenizer)
     return Pair(*(TaskRow(one.task_id, one.lines[: name.line + 1]) for one in (row, changed)))
+
+
+def pair_example(model: HookedDCFormer, name: RowName) -> Example:
+    """The clean row's answer as all that counts, its contrast the corrupted row's answer.
+
+    Raises:
+        ValueError: what pair_of refuses, or a row longer than the model's context.
+    """
+    clean, changed = (task_examples(model, [row])[0] for row in pair_of(name, model.tokenizer))
+    first = clean.answers.index(clean.answers[-1])
+    other = changed.ids[clean.targets[first]]
+    contrast = None if other == clean.ids[clean.targets[first]] else other
+    rest = (None,) * (len(clean.targets) - first - 1)
+    return Example(clean.ids, clean.targets[first:], clean.answers[first:], (contrast, *rest))

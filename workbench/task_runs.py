@@ -141,8 +141,8 @@ class TaskResult:
         return found
 
     def answers(self) -> pd.DataFrame:
-        """A row for each answer; columns row (its number), task_id, family, line, question, answer, foil, and of each
-        model "model: gave", "model: right", "model: P(answer)", "model: P(foil)" (of the first tokens)."""
+        """A row for each answer; columns row (its number), task_id, family, line, question, answer, foil, of each model
+        "model: gave" and "model: right", and of each "model: P(answer)" and "model: P(foil)" (of the first tokens)."""
         first = next(iter(self.scores.values())).answers
         found = pd.DataFrame(
             {
@@ -155,6 +155,7 @@ class TaskResult:
         for name, scores in self.scores.items():
             found[f"{name}: gave"] = [one.given for one in scores.answers]
             found[f"{name}: right"] = [one.right for one in scores.answers]
+        for name, scores in self.scores.items():
             found[f"{name}: P(answer)"] = [one.first_probability for one in scores.answers]
             found[f"{name}: P(foil)"] = [one.foil_probability for one in scores.answers]
         return found

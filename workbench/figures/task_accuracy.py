@@ -1,61 +1,89 @@
-"""Accuracy of models by family, rule or line, with intervals, against chance."""
+"""Accuracy of models by family, rule or line with intervals, against chance, and differences of models against 0."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.probe_scores import COLOURS, GREY, SYMBOLS
 from workbench.figures.style import finish
 
-MODEL_PX, GAP_PX, MARGINS_PX = 13, 14, 150
+MODEL_PX, GAP_PX, MARGINS_PX = 13, 14, 120
 SPREAD = 0.6
 """Share of a group's height over which its models stand."""
 
 
-def task_accuracy_figure(cells: pd.DataFrame, title: str = "") -> go.Figure:
+def task_accuracy_figure(cells: pd.DataFrame) -> go.Figure:
     """Groups from top to bottom, each with a marker and an interval for every model and a grey line at chance.
 
     Args:
         cells: columns group, model, exact_match, low, high, chance and answers; one row a group and model.
     """
-    groups, models = (list(dict.fromkeys(cells[name])) for name in ("group", "model"))
-    places = {group: place for place, group in enumerate(groups)}
-    figure = go.Figure([_chance(cells.drop_duplicates("group"), places)])
-    for number, (model, rows) in enumerate(cells.groupby("model", sort=False)):
-        offset = SPREAD * ((number + 0.5) / len(models) - 0.5)
-        figure.add_trace(_points(str(model), rows, [places[group] + offset for group in rows.group], number))
-    finish(figure, len(groups) * (GAP_PX + MODEL_PX * len(models)) + MARGINS_PX)
-    grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
-    figure.update_layout(
-        title={"text": title, "font": {"size": 14}}, showlegend=True, margin={"l": 150, "t": 42, "b": 96},
-        legend={"orientation": "h", "yref": "container", "y": 0.005, "yanchor": "bottom"},
-        xaxis=grid | {"title": {"text": "share of answers that are right", "standoff": 8}, "range": [-0.02, 1.02]},
-        yaxis=grid | {"tickvals": list(places.values()), "ticktext": groups, "range": [len(groups) - 0.4, -0.6]},
-    )  # fmt: skip
-    return figure
+    groups = list(dict.fromkeys(cells.group))
+    about = (
+        "{series}, %{customdata[0]}: %{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}] of %{customdata[3]} answers"
+    )
+    points = _points(cells, groups, "model", "exact_match", ["low", "high", "answers"], about)
+    figure = go.Figure([_lines("chance", cells.drop_duplicates("group").chance), *points])
+    return _laid_out(figure, groups, len(points), "share of answers that are right", [-0.02, 1.02])
 
 
-def _chance(groups: pd.DataFrame, places: dict[str, int]) -> dict[str, Any]:
+def task_differences_figure(cells: pd.DataFrame, first: str) -> go.Figure:
+    """Groups from top to bottom, each with the first model minus every other one and its interval; a grey line at 0.
+
+    Args:
+        cells: columns group, against, difference, low, high, p_holm; one row a group and other model. first: its name.
+    """
+    groups = list(dict.fromkeys(cells.group))
+    about = (
+        "{series}, %{customdata[0]}: %{x:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}], p %{customdata[3]:.2g}"
+    )
+    points = _points(cells, groups, "against", "difference", ["low", "high", "p_holm"], about)
+    figure = go.Figure([_lines("no difference", pd.Series([0.0] * len(groups))), *points])
+    ends = cells[["difference", "low", "high"]].abs().to_numpy(float)
+    reach = 1.08 * max(float(np.nanmax(ends)), 0.01)
+    return _laid_out(figure, groups, len(points), f"{first} minus the other: share of answers", [-reach, reach])
+
+
+def _lines(name: str, values: pd.Series) -> dict[str, Any]:
     """A vertical line through each group."""
-    x = [value for chance in groups.chance for value in (chance, chance, None)]
-    y = [value for group in groups.group for value in (places[group] - 0.45, places[group] + 0.45, None)]
+    x = [one for value in values for one in (value, value, None)]
+    y = [one for place in range(len(values)) for one in (place - 0.45, place + 0.45, None)]
     return {
-        "type": "scatter", "mode": "lines", "name": "chance", "x": x, "y": y, "line": {"color": GREY, "width": 2},
-        "hovertemplate": "chance: %{x:.3f}<extra></extra>",
+        "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": {"color": GREY, "width": 2},
+        "hovertemplate": f"{name}: %{{x:.3f}}<extra></extra>",
     }  # fmt: skip
 
 
-def _points(model: str, rows: pd.DataFrame, y: list[float], number: int) -> dict[str, Any]:
-    about = rows[["group", "low", "high", "answers"]].to_numpy()
-    return {
-        "type": "scatter", "mode": "markers", "name": model, "x": rows.exact_match.to_numpy(float), "y": y,
-        "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8, "color": COLOURS[number % len(COLOURS)]},
-        "error_x": {"array": (rows.high - rows.exact_match).to_numpy(float), "thickness": 1.4, "width": 3,
-                    "arrayminus": (rows.exact_match - rows.low).to_numpy(float)},
-        "customdata": about,
-        "hovertemplate": f"{model}, %{{customdata[0]}}: %{{x:.3f}} [%{{customdata[1]:.3f}}, %{{customdata[2]:.3f}}] of "
-        "%{customdata[3]} answers<extra></extra>",
-    }  # fmt: skip
+def _points(
+    cells: pd.DataFrame, groups: list[str], series: str, value: str, more: list[str], about: str
+) -> list[dict[str, Any]]:
+    """A trace for each of a series, side by side within its group."""
+    traces = []
+    for number, (name, rows) in enumerate(cells.groupby(series, sort=False)):
+        offset = SPREAD * ((number + 0.5) / cells[series].nunique() - 0.5)
+        x = rows[value].to_numpy(float)
+        traces.append({
+            "type": "scatter", "mode": "markers", "name": str(name), "x": x,
+            "y": [groups.index(group) + offset for group in rows.group],
+            "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8, "color": COLOURS[number % len(COLOURS)]},
+            "error_x": {"array": rows.high.to_numpy(float) - x, "arrayminus": x - rows.low.to_numpy(float),
+                        "thickness": 1.4, "width": 3},
+            "customdata": rows[["group", *more]].to_numpy(),
+            "hovertemplate": about.replace("{series}", str(name)) + "<extra></extra>",
+        })  # fmt: skip
+    return traces
+
+
+def _laid_out(figure: go.Figure, groups: list[str], series: int, title: str, reach: list[float]) -> go.Figure:
+    finish(figure, len(groups) * (GAP_PX + MODEL_PX * series) + MARGINS_PX)
+    grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
+    return figure.update_layout(
+        showlegend=True, margin={"l": 150, "t": 12, "b": 96},
+        legend={"orientation": "h", "yref": "container", "y": 0.005, "yanchor": "bottom"},
+        xaxis=grid | {"title": {"text": title, "standoff": 8}, "range": reach},
+        yaxis=grid | {"tickvals": list(range(len(groups))), "ticktext": groups, "range": [len(groups) - 0.4, -0.6]},
+    )  # fmt: skip

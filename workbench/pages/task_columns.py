@@ -33,9 +33,9 @@ def printable(answers: pd.DataFrame) -> pd.DataFrame:
 def answer_columns(names: dict[str, str]) -> dict[str, Any]:
     number = st.column_config.NumberColumn
     config: dict[str, Any] = {
-        "row": number("row", help="Its number among all rows."), "task_id": number("rule"),
-        "line": number("line", help="Of the row; 0 is the first."),
-        "question": st.column_config.TextColumn(width="medium"),
+        "row": number("row", help="Its number among all rows.", width=54), "task_id": number("rule", width=54),
+        "family": None, "line": number("line", help="Of the row; 0 is the first.", width=54),
+        "question": st.column_config.TextColumn(width=230),
         "foil": st.column_config.TextColumn(help="The first other answer that the line's words offer."),
     }  # fmt: skip
     for model, name in names.items():

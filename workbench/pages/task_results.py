@@ -7,7 +7,7 @@ import streamlit as st
 
 from probes.tasks import FAMILIES
 from probes.tasks.scores import GROUPINGS, OVERALL
-from workbench.figures import probe_differences_figure, task_accuracy_figure
+from workbench.figures import task_accuracy_figure, task_differences_figure
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_figure
 from workbench.pages.tables import plain, table
@@ -23,10 +23,8 @@ ABOUT = (
 )
 ABOUT_DIFFERENCES = (
     "{first} minus each other model, share of answers. Intervals: 95% bootstrap over rows. p: a test that flips the "
-    "signs of the rows' differences, and after Holm's correction for the groups; * where that is below 0.05."
+    "signs of the rows' differences, and after Holm's correction for the groups."
 )
-MOST_DRAWN = 24
-"""Groups of which differences are drawn; more are in the table alone."""
 
 
 def show_result(bench: Workbench, result: TaskResult) -> None:
@@ -55,13 +53,9 @@ def show_accuracy(result: TaskResult, by: str) -> None:
 def show_differences(result: TaskResult, by: str) -> None:
     found, names = result.differences(by), short_names(result.scores)
     st.markdown("##### Do the models differ?")
-    drawn = found.assign(
-        cell=found.group, against=[f"minus {names[model]}" for model in found.against],
-        difference_low=found.low, difference_high=found.high,
-    )  # fmt: skip
-    if found.group.nunique() <= MOST_DRAWN:
-        figure = probe_differences_figure(drawn, names[next(iter(result.scores))], "share of answers")
-        show_figure(figure, key=f"task differences {by}", name=f"task_differences_by_{by}")
+    first = names[next(iter(result.scores))]
+    figure = task_differences_figure(found.assign(against=[f"minus {names[model]}" for model in found.against]), first)
+    show_figure(figure, key=f"task differences {by}", name=f"task_differences_by_{by}")
     overall = found[found.group == OVERALL]
     for _, row in overall.iterrows():
         st.markdown(
@@ -70,7 +64,7 @@ def show_differences(result: TaskResult, by: str) -> None:
                 f"p {row.p:.2g}: {row.only_one} answers only the first got right, {row.only_other} only the other."
             )
         )
-    st.caption(ABOUT_DIFFERENCES.format(first=plain(names[next(iter(result.scores))])))
+    st.caption(ABOUT_DIFFERENCES.format(first=plain(first)))
     with st.expander("The same as numbers", icon=":material/table:"):
         signed = st.column_config.NumberColumn(format="%+.3f")
         small = st.column_config.NumberColumn(format="%.3g")

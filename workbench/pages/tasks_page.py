@@ -67,7 +67,11 @@ def tasks(bench: Workbench) -> None:
     request = choose_request(bench)
     asked: Asked | None = st.session_state.get("task run")
     busy = asked is not None and asked.job.running
-    if st.button("Run", icon=":material/play_arrow:", type="primary", disabled=busy, key="run tasks"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button("Run", icon=":material/play_arrow:", type="primary", disabled=busy, key="run tasks")
+        if request.answers > 0:
+            st.caption(f"{len(request.rule_ids) * request.rows:,} rows, {request.answers:,} answers of each model.")
+    if pressed:
         start(bench, request)
         st.rerun()  # so that the button is drawn as one that cannot be pressed twice
     same = asked is not None and asked.request == request
@@ -91,7 +95,7 @@ def tasks(bench: Workbench) -> None:
 def choose_request(bench: Workbench) -> TaskRequest:
     """What the controls say."""
     with st.container(border=True):
-        top = st.columns([2, 2, 2])
+        top = st.columns([5, 4, 4])
         models = top[0].multiselect("Models", attempt(bench.model_names), key="task models")
         families = top[1].multiselect("Families", FAMILIES, key="task families", placeholder="all")
         rules = rule_choice(top[2], "Rules", families, "task rules")
@@ -112,10 +116,7 @@ def choose_request(bench: Workbench) -> TaskRequest:
             low[4], "Demonstrations", 0, MOST_LINES - 1, "task demonstrations",
             help="The first lines, whose answers do not count.",
         )  # fmt: skip
-    request = TaskRequest(tuple(models), tuple(families), tuple(rules), rows, seed, split, lines, shown)
-    if request.answers > 0:
-        st.caption(f"{len(request.rule_ids) * rows:,} rows, {request.answers:,} answers of each model.")
-    return request
+    return TaskRequest(tuple(models), tuple(families), tuple(rules), rows, seed, split, lines, shown)
 
 
 def whole(place: Any, label: str, low: int, high: int, key: str, help: str | None = None) -> int:
