@@ -13,7 +13,7 @@ from workbench import changes, views
 from workbench.changes import ChangeReading
 from workbench.figures import changed_tokens_figure
 from workbench.links import choice_field, text_field
-from workbench.pages.address import address
+from workbench.pages.address import address, end
 from workbench.pages.change_form import change_form
 from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.sweep_pair import KEY as PAIR
@@ -39,7 +39,7 @@ def intervene(bench: Workbench) -> None:
     st.subheader("What head mixing does: change it and see", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads, so there is no mixing to change. Choose a composed model on the left.")
-        st.stop()
+        end()
     section = st.segmented_control("Section", SECTIONS, required=True, key="section", label_visibility="collapsed")
     if section == "sweep":
         sweep_section(bench, name, prompt, run)
