@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -49,7 +50,8 @@ class Inner:
 
 def gate_before(inner: Inner, *, lifetime_s: float = 60, attempts: Attempts | None = None) -> tuple[Gate, Sessions]:
     sessions = Sessions(lifetime_s)
-    return Gate(inner, Door(Secret(PASSWORD), sessions, Attempts() if attempts is None else attempts), sessions), sessions
+    door = Door(Secret(PASSWORD), sessions, Attempts() if attempts is None else attempts)
+    return Gate(inner, door, sessions), sessions
 
 
 def ask(gate: Gate, *requests: tuple, client: str = "10.0.0.1") -> list[httpx.Response]:
@@ -127,7 +129,7 @@ def test_a_person_is_shown_the_sign_in_page_and_comes_back_to_where_it_was():
 
 @pytest.mark.parametrize(
     "elsewhere",
-    ["//evil.org", "https://evil.org", "/\\evil.org", "javascript:alert(1)", "evil", "/a\r\nX: y", "", "/é", "/" * 9999],
+    ["//e.org", "https://e.org", "/\\e.org", "javascript:alert(1)", "evil", "/a\r\nX: y", "", "/é", "/" * 9999],
 )
 def test_nobody_is_sent_elsewhere_after_signing_in(elsewhere):
     assert own_path(elsewhere) == "/"
@@ -319,7 +321,7 @@ def test_uploads_need_the_token_against_forged_requests(address):
 
 def test_the_password_is_neither_in_the_list_of_processes_nor_in_the_log(served):
     for file in ("cmdline", "environ"):
-        assert PASSWORD.encode() not in open(f"/proc/{served.process.pid}/{file}", "rb").read()
+        assert PASSWORD.encode() not in Path(f"/proc/{served.process.pid}/{file}").read_bytes()
     assert PASSWORD not in served.output()
 
 
@@ -359,7 +361,7 @@ def test_the_link_of_a_token_signs_in_and_leaves_no_token_in_the_address(browser
         page.get_by_test_id("token-strip").wait_for(timeout=PATIENCE)
         token = served.link.split("#")[1]
         assert token not in page.url
-        assert token.encode() not in open(f"/proc/{served.process.pid}/cmdline", "rb").read()
+        assert token.encode() not in Path(f"/proc/{served.process.pid}/cmdline").read_bytes()
         stranger = browser.new_page()
         stranger.goto(served.address)
         expect(stranger.get_by_label("Password")).to_be_visible()

@@ -112,5 +112,3 @@ def settled(page: Page) -> None:
     page.wait_for_timeout(700)
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
     expect(page.get_by_test_id("stException")).to_have_count(0)
-
-

@@ -38,7 +38,7 @@ class Rule:
 
 CLIENT = Rule(free=3, first_s=1, growth=2, longest_s=900, forgiven_s=900)
 PROCESS = Rule(free=50, first_s=1, growth=1.5, longest_s=30, forgiven_s=10)
-"""Slower to bite than CLIENT, since it makes everyone wait who is not signed in: it stops guesses from many addresses."""
+"""Slower to bite, since it makes everyone wait who is not signed in: it stops guesses from many addresses."""
 
 
 @dataclass

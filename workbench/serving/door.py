@@ -75,7 +75,9 @@ class Door:
         return answer
 
 
-def page(following: str = "/", message: str = "", status: int = 200, wait_s: float = 0, leaving: bool = False) -> Response:
+def page(
+    following: str = "/", message: str = "", status: int = 200, wait_s: float = 0, leaving: bool = False
+) -> Response:
     """The page that asks for the password, or that offers to sign out.
 
     Args:

@@ -12,4 +12,4 @@ def report(error: BaseException) -> str:
     """Log an error with all that is known of it, and give the sentence that a browser may see."""
     number = secrets.token_hex(4)
     _LOG.error("Reference %s", number, exc_info=error)
-    return f"Something went wrong here that was not foreseen. The server's log has the details under reference {number}."
+    return f"Something went wrong here that nobody foresaw. The server's log has the details under reference {number}."

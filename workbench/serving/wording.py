@@ -31,4 +31,3 @@ def without_folders(text: str, folders: Iterable[Path]) -> str:
     for folder in sorted(known, key=len, reverse=True):
         text = re.sub(rf"(?<![\w./~-]){re.escape(folder)}(?=$|[/\\\s'\"`,;:.)])", Path(folder).name, text)
     return _ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
-
