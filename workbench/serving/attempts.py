@@ -104,5 +104,5 @@ def client_name(address: str) -> str:
         if found.ipv4_mapped is not None:
             return str(found.ipv4_mapped)
         # whoever has one IPv6 address commonly has the 2 ** 64 others of its network too
-        return str(ipaddress.ip_network((found, 64), strict=False))
+        return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
     return str(found)
