@@ -8,17 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, list_models, load_model
 from model.capture import MAPS
-from probes import MeanMixing
-from probes.interventions import from_json
+from probes import Intervention, MeanMixing
+from probes.comparison import caution, compare_runs
+from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
+from probes.side_by_side import Runs, paired_metrics, same_vocabulary
 from probes.study import Study, run_study
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
+from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, read_place
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
@@ -34,6 +38,7 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+COMPARISONS_KEPT = 256
 JOBS_AT_ONCE = 2
 
 
@@ -59,6 +64,7 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
         self._locks: dict[Any, threading.Lock] = {}
@@ -102,6 +108,15 @@ class Workbench:
         model = self.model(name)
         return self._once(self._means, (name, prompts), ("run", name), lambda: MeanMixing.over(model, prompts))
 
+    def frozen_change(self, name: str, prompts: tuple[str, ...]) -> str:
+        """Mixing frozen to its mean over some prompts, as JSON."""
+        mean = self.mean_mixing(name, prompts)
+
+        def build() -> str:
+            return to_json(Intervention(mode="mean", mean=mean))
+
+        return self._once(self._means, (name, prompts, "json"), ("maps", name), build)
+
     def maps(self, name: str, prompt: str, layer: int, head: int, change: str | None = None) -> dict[str, torch.Tensor]:
         """The four maps of one head, each [query, key], under a change if one is given; they share MAP_BYTES."""
         run = self.capture(name, prompt) if change is None else self.changed_capture(name, prompt, change)
@@ -110,6 +125,52 @@ class Workbench:
             return {kind: values[0] for kind, values in run.maps(layer, MAPS, heads=head).items()}
 
         return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
+
+    def side_capture(self, side: Side) -> Capture:
+        """The run of one side of a comparison."""
+        if side.change is None:
+            return self.capture(side.model, side.prompt)
+        return self.changed_capture(side.model, side.prompt, side.change)
+
+    def comparison(self, a: Side, b: Side, same_heads: bool = False) -> Reading:
+        """Two runs side by side; of all that is read from comparisons COMPARISONS_KEPT answers are kept.
+
+        Args:
+            same_heads: the two models are checkpoints of one training, so that head h is head h. One model's heads are
+                always its own.
+        Raises:
+            ValueError: what either side refuses, prompts without a common token, or heads that cannot be the same.
+        """
+        models = self.model(a.model), self.model(b.model)
+
+        def read(runs: Runs) -> Reading:
+            note = caution(*(from_json(side.change) for side in (a, b) if side.change is not None))
+            found = compare_runs(
+                *runs, same_heads=same_heads or a.model == b.model, same_ids=same_vocabulary(*models), names=("A", "B"),
+                note=note,
+            )  # fmt: skip
+            return read_comparison(found, (models[0].to_string, models[1].to_string))
+
+        return self._compared((a, b, same_heads), "whole", read)
+
+    def compared_place(self, a: Side, b: Side, same_heads: bool, pair: int) -> PlaceReading:
+        """What two sides do at one aligned pair of positions; pair: a row of their reading's tokens."""
+        reading = self.comparison(a, b, same_heads)
+        decode = self.model(a.model).to_string, self.model(b.model).to_string
+        return self._compared((a, b, same_heads), pair, lambda runs: read_place(runs, reading, pair, decode))
+
+    def compared_metrics(self, a: Side, b: Side, same_heads: bool = False) -> pd.DataFrame:
+        """Head metrics of paired heads, as Comparison.metrics gives them."""
+        heads = self.comparison(a, b, same_heads).heads
+        return self._compared((a, b, same_heads), "metrics", lambda runs: paired_metrics(runs, heads))
+
+    def _compared(self, asked: tuple[Side, Side, bool], what: str | int, read: Callable[[Runs], Value]) -> Value:
+        a, b, _ = asked
+
+        def build() -> Value:
+            return read((self.side_capture(a), self.side_capture(b)))
+
+        return self._once(self._comparisons, (*asked, what), ("compare", a.model, b.model), build)
 
     def distances(self, name: str, prompt: str) -> dict[str, torch.Tensor]:
         """How far each head's mixing is from identity, by site, [layer, head]."""

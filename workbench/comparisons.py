@@ -1,0 +1,237 @@
+"""Two runs side by side, as the Compare page shows them: numbers by token, head pairs, maps, predictions.
+
+Everything is measured by probes.comparison; differences are b - a. Maps show aligned tokens only, so that the cells of
+both sides mean the same pair of tokens. Axes: T position, L layer, N head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from probes import uncomposed_twin
+from probes.comparison import Comparison
+from probes.interventions import to_json
+from probes.side_by_side import Runs, next_tokens, row_distances
+from workbench import drafts
+from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
+from workbench.views import UNITS
+
+COMPOSITIONS = {
+    "as trained": "with the mixing that the model has",
+    "uncomposed twin": "the same weights with M = I everywhere; off the distribution that they were trained for",
+    "frozen": "mixing frozen to its mean over the example prompts: nothing depends on tokens any more",
+    "intervention": "under interventions written as JSON, as the Intervene page saves them",
+}
+"""What can become of a side's mixing."""
+NEXT_TOKENS = 6
+"""Most likely next tokens of each side that are shown."""
+Maps = Mapping[str, Tensor]
+Decode = Callable[[list[int]], Any]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: a model by name, what it reads, and the change that it runs under as JSON (None = as trained)."""
+
+    model: str
+    prompt: str
+    change: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stays the same while a person looks around in a comparison.
+
+    str_tokens: of both sides. shapes: (layers, heads) of both. tokens, heads, unpaired: of Comparison, and in tokens
+    next_a and next_b as text, their ids as next_id_a and next_id_b. The rest is as in Comparison.
+    """
+
+    str_tokens: tuple[list[str], list[str]]
+    shapes: tuple[tuple[int, int], tuple[int, int]]
+    pairs: list[tuple[int, int]]
+    pairing: str
+    same_ids: bool
+    tokens: pd.DataFrame
+    heads: pd.DataFrame
+    unpaired: pd.DataFrame
+    summary: Mapping[str, Any]
+
+    @property
+    def same_prompt(self) -> bool:
+        return self.str_tokens[0] == self.str_tokens[1]
+
+    def pair_of(self, position: int) -> int:
+        """The number of the aligned pair at, or nearest to, a position of the first side."""
+        return int(np.abs(self.tokens["position_a"].to_numpy() - position).argmin())
+
+    def partner(self, layer: int, head: int) -> int | None:
+        """The head of the second side that a head of the first is paired with, in the same layer; None = unpaired."""
+        row = self.heads[(self.heads["layer"] == layer) & (self.heads["head_a"] == head)]
+        return None if row.empty else int(row["head_b"].iloc[0])
+
+    def by_head(self, table: pd.DataFrame, column: str) -> np.ndarray:
+        """A column of a table of head pairs by the first side's heads, [layer, head]; nan where there is none."""
+        values = np.full(self.shapes[0], np.nan)
+        values[table["layer"].to_numpy(int), table["head_a"].to_numpy(int)] = table[column].to_numpy(float)
+        return values
+
+
+@dataclass(frozen=True)
+class PlaceReading:
+    """What the two sides do at one aligned pair of positions.
+
+    next: Comparison.next_tokens with the tokens' texts as token_a and token_b. heads: Comparison.heads_at.
+    """
+
+    next: pd.DataFrame
+    heads: pd.DataFrame
+
+
+def change_of(composition: str, written: str, frozen: Callable[[], str]) -> str | None:
+    """The change, as JSON, that one of COMPOSITIONS stands for.
+
+    Args:
+        written: JSON of the interventions, for "intervention". frozen: gives the change for "frozen".
+    Raises:
+        ValueError: what a person wrote is no list of interventions.
+    """
+    if composition == "as trained":
+        return None
+    if composition == "frozen":
+        return frozen()
+    return to_json(uncomposed_twin() if composition == "uncomposed twin" else drafts.loaded(written))
+
+
+# -- readings ----------------------------------------------------------------------------------------
+
+
+def read_comparison(found: Comparison, decode: tuple[Decode, Decode]) -> Reading:
+    """Everything that does not depend on where a person looks.
+
+    Args:
+        decode: of each side, token ids to text.
+    """
+    tokens = found.tokens.copy()
+    for side, text in zip("ab", decode, strict=True):
+        ids = tokens[f"next_{side}"]
+        tokens = tokens.rename(columns={f"next_{side}": f"next_id_{side}"})
+        tokens[f"next_{side}"] = [text([int(token)]) for token in ids]
+    a, b = found.runs
+    return Reading(
+        str_tokens=(a.str_tokens, b.str_tokens),
+        shapes=((a.cfg.n_layers, a.cfg.n_heads), (b.cfg.n_layers, b.cfg.n_heads)), pairs=found.pairs,
+        pairing=found.pairing, same_ids=found.same_ids, tokens=tokens, heads=found.heads, unpaired=found.unpaired,
+        summary=found.summary,
+    )  # fmt: skip
+
+
+def read_place(runs: Runs, reading: Reading, pair: int, decode: tuple[Decode, Decode]) -> PlaceReading:
+    """Predictions and head distances at one aligned pair of positions, a row of the reading's tokens."""
+    table = next_tokens(runs, reading.pairs[pair], NEXT_TOKENS, reading.same_ids)
+    for side, text in zip("ab", decode, strict=True):
+        table[f"token_{side}"] = ["" if pd.isna(token) else text([int(token)]) for token in table[f"id_{side}"]]
+    return PlaceReading(table, row_distances(runs, reading.pairs, reading.heads, pair))
+
+
+def most_changed_tokens(reading: Reading) -> pd.DataFrame:
+    """All aligned positions, those with the largest divergence first (between vocabularies: change of the loss)."""
+    table = reading.tokens.assign(loss_change=reading.tokens.loss_b - reading.tokens.loss_a)
+    order = table.kl if reading.same_ids else table.loss_change.abs()
+    columns = ["position_a", "position_b", "token", "loss_a", "loss_b", "loss_change", "kl", "next_a", "next_b"]
+    return table.loc[order.sort_values(ascending=False, kind="stable").index, columns].reset_index(drop=True)
+
+
+def most_changed_heads(reading: Reading) -> pd.DataFrame:
+    """All head pairs, the most different first."""
+    return reading.heads.sort_values("distance", ascending=False, kind="stable").reset_index(drop=True)
+
+
+# -- views -------------------------------------------------------------------------------------------
+
+
+def pair_overview(reading: Reading, place: PlaceReading, position: int, selected: Cell | None) -> MapView:
+    """Layer x head of the first side, coloured by how far the composed pattern is from its partner's.
+
+    Left: the mean over all aligned queries, right: at one of them. Heads without a partner are absent.
+
+    Args:
+        position: of the first side, for the title. selected: (layer, head) of the first side.
+    """
+    layers, heads = reading.shapes[0]
+    tables = {"mean over aligned queries": reading.heads, f"at query {position}": place.heads}
+    panels = [
+        Panel(f"A against B, {title}", reading.by_head(table, "distance"), unit="L1 distance", signed=False)
+        for title, table in tables.items()
+    ]
+    return MapView(
+        panels=panels, rows=Labels("layer", [f"L{layer}" for layer in range(layers)]),
+        cols=Labels("head", [f"H{head}" for head in range(heads)]), selected=selected,
+        absent="unpaired: no head of B belongs to it",
+    )  # fmt: skip
+
+
+def pair_maps(
+    maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: str, selected: Cell | None, window: Window | None
+) -> MapView:
+    """The two heads' maps over aligned tokens and their difference, on one scale centred on 0.
+
+    Args:
+        maps: each side's four maps, as Workbench.maps gives them. kind: "scores" or "pattern". stage: "raw" or
+            "composed".
+        selected, window: in aligned pairs, (query, key); window None = all of it.
+    """
+    values = aligned_maps(maps, reading, kind, stage)
+    triple = {"A": values[0], "B": values[1], "B - A": values[1] - values[0]}
+    scale = max_abs(*triple.values())
+    size = (len(reading.pairs),) * 2
+    rows, cols = window or ((0, size[0]), (0, size[1]))
+    panels = [
+        Panel(f"{kind} {stage}, {name}", shown[slice(*rows), slice(*cols)], scale=scale, unit=UNITS[kind])
+        for name, shown in triple.items()
+    ]
+    names = pair_names(reading)
+    return MapView(
+        panels=panels, rows=Labels("query", names), cols=Labels("key", names), selected=selected, window=window,
+        size=size, absent="not visible to this query",
+    )  # fmt: skip
+
+
+def aligned_maps(maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
+    """One map of each side over aligned tokens, [pair, pair]; nan where the query does not see the key."""
+    found = []
+    for side, of_head in enumerate(maps):
+        at = np.array([pair[side] for pair in reading.pairs])
+        values = of_head[f"{kind}_{stage}"].numpy()[np.ix_(at, at)]
+        seen = np.isfinite(of_head["scores_composed"].numpy()[np.ix_(at, at)])
+        found.append(np.where(seen, values, np.nan))
+    return found[0], found[1]
+
+
+def pair_names(reading: Reading) -> list[str]:
+    """The aligned tokens; where the positions of the two sides differ, with both."""
+    tokens = reading.str_tokens[0]
+    return [tokens[a] if a == b else f"{tokens[a]} (A {a}, B {b})" for a, b in reading.pairs]
+
+
+def snap(values: tuple[np.ndarray, np.ndarray], cell: Cell, window: Window | None) -> Cell:
+    """The cell that a click means: in a reduced map the one under the drawn pixel where the sides differ most.
+
+    Args:
+        values: what aligned_maps gives. cell: the clicked pairs (query, key). window: what was shown; None = all.
+    """
+    (r0, r1), (c0, c1) = window or ((0, len(values[0])), (0, len(values[0])))
+    rows, cols = block_around(cell[0], r0, r1), block_around(cell[1], c0, c1)
+    a, b = (side[rows, cols] for side in values)
+    block = np.abs(b - a)
+    if not np.isfinite(block).any():  # nothing there is seen by both: the click means itself
+        return cell
+    if not np.nanmax(block):  # equal sides: where they are strongest
+        block = np.abs(a)
+    row, col = divmod(int(np.nanargmax(block)), block.shape[1])
+    return rows.start + row, cols.start + col
