@@ -34,7 +34,8 @@ def changed_tokens_figure(
     hover = list(places_named or named_places(tokens))
     traces = [
         {"type": "bar", "x": places, "y": change, "base": loss_intact, "customdata": about, "hovertext": hover,
-         "marker": {"color": np.where(change < 0, NEGATIVE, POSITIVE)}, "yaxis": "y2", "hovertemplate": _loss_text(names)},
+         "marker": {"color": np.where(change < 0, NEGATIVE, POSITIVE)}, "yaxis": "y2",
+         "hovertemplate": _loss_text(names)},
         {"type": "scatter", "x": places, "y": loss_intact, "mode": "markers", "yaxis": "y2", "hoverinfo": "skip",
          "marker": {"symbol": "line-ew", "size": 9, "line": {"width": 2, "color": NEUTRAL}}},
         {"type": "bar", "x": places, "y": kl, "customdata": about, "hovertext": hover, "hovertemplate": _KL,
