@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from probes import uncomposed_twin
+from probes import Intervention, MeanMixing, uncomposed_twin
 from probes.comparison import Comparison
-from probes.interventions import to_json
+from probes.interventions import Change
 from probes.side_by_side import Runs, next_tokens, row_distances
 from workbench import drafts
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
@@ -37,11 +37,31 @@ Decode = Callable[[list[int]], Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One side: a model by name, what it reads, and the change that it runs under as JSON (None = as trained)."""
+    """One side: a model by name, what it reads, and what becomes of its mixing.
+
+    composition: of COMPOSITIONS. written: JSON of the interventions, for "intervention". corpus: prompts whose mean
+    mixing is frozen, for "frozen".
+    """
 
     model: str
     prompt: str
-    change: str | None = None
+    composition: str = "as trained"
+    written: str = ""
+    corpus: tuple[str, ...] = ()
+
+    def change(self, mean: Callable[[], MeanMixing]) -> Change | None:
+        """The change it runs under; None = as trained.
+
+        Args:
+            mean: gives the mean mixing over the corpus.
+        Raises:
+            ValueError: what a person wrote is no list of interventions.
+        """
+        if self.composition == "as trained":
+            return None
+        if self.composition == "frozen":
+            return Intervention(mode="mean", mean=mean())
+        return uncomposed_twin() if self.composition == "uncomposed twin" else drafts.loaded(self.written)
 
 
 @dataclass(frozen=True)
@@ -75,11 +95,28 @@ class Reading:
         row = self.heads[(self.heads["layer"] == layer) & (self.heads["head_a"] == head)]
         return None if row.empty else int(row["head_b"].iloc[0])
 
+    def opposite(self, layer: int, head: int) -> tuple[int, int]:
+        """(layer, head) of the second side to show beside a head of the first: its partner, or the same numbers as
+        far as the second side has them."""
+        partner = self.partner(layer, head)
+        layers, heads = self.shapes[1]
+        return (min(layer, layers - 1), min(head, heads - 1)) if partner is None else (layer, partner)
+
     def by_head(self, table: pd.DataFrame, column: str) -> np.ndarray:
         """A column of a table of head pairs by the first side's heads, [layer, head]; nan where there is none."""
         values = np.full(self.shapes[0], np.nan)
         values[table["layer"].to_numpy(int), table["head_a"].to_numpy(int)] = table[column].to_numpy(float)
         return values
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a person looks: a head of each side, and two aligned pairs of positions (rows of Reading.tokens)."""
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    query: int
+    key: int
 
 
 @dataclass(frozen=True)
@@ -91,21 +128,6 @@ class PlaceReading:
 
     next: pd.DataFrame
     heads: pd.DataFrame
-
-
-def change_of(composition: str, written: str, frozen: Callable[[], str]) -> str | None:
-    """The change, as JSON, that one of COMPOSITIONS stands for.
-
-    Args:
-        written: JSON of the interventions, for "intervention". frozen: gives the change for "frozen".
-    Raises:
-        ValueError: what a person wrote is no list of interventions.
-    """
-    if composition == "as trained":
-        return None
-    if composition == "frozen":
-        return frozen()
-    return to_json(uncomposed_twin() if composition == "uncomposed twin" else drafts.loaded(written))
 
 
 # -- readings ----------------------------------------------------------------------------------------
@@ -219,19 +241,31 @@ def pair_names(reading: Reading) -> list[str]:
     return [tokens[a] if a == b else f"{tokens[a]} (A {a}, B {b})" for a, b in reading.pairs]
 
 
+def strongest(a: np.ndarray, b: np.ndarray) -> Cell | None:
+    """Where two pieces of aligned maps differ most; where they are equal, where they are largest; None = unseen."""
+    seen = np.isfinite(a) & np.isfinite(b)
+    if not seen.any():
+        return None
+    gap = np.where(seen, np.abs(b - a), -1.0)
+    size = gap if gap.max() > 0 else np.where(seen, np.abs(a), -1.0)
+    row, col = divmod(int(size.argmax()), size.shape[1])
+    return row, col
+
+
+def strongest_key(values: tuple[np.ndarray, np.ndarray], query: int) -> int:
+    """The key, as an aligned pair, that is strongest in the rows of a query; itself where it sees nothing."""
+    a, b = (of_side[query : query + 1] for of_side in values)
+    found = strongest(a, b)
+    return query if found is None else found[1]
+
+
 def snap(values: tuple[np.ndarray, np.ndarray], cell: Cell, window: Window | None) -> Cell:
-    """The cell that a click means: in a reduced map the one under the drawn pixel where the sides differ most.
+    """The cell that a click means: in a reduced map the strongest one under the drawn pixel.
 
     Args:
         values: what aligned_maps gives. cell: the clicked pairs (query, key). window: what was shown; None = all.
     """
     (r0, r1), (c0, c1) = window or ((0, len(values[0])), (0, len(values[0])))
     rows, cols = block_around(cell[0], r0, r1), block_around(cell[1], c0, c1)
-    a, b = (side[rows, cols] for side in values)
-    block = np.abs(b - a)
-    if not np.isfinite(block).any():  # nothing there is seen by both: the click means itself
-        return cell
-    if not np.nanmax(block):  # equal sides: where they are strongest
-        block = np.abs(a)
-    row, col = divmod(int(np.nanargmax(block)), block.shape[1])
-    return rows.start + row, cols.start + col
+    found = strongest(*(of_side[rows, cols] for of_side in values))
+    return cell if found is None else (rows.start + found[0], cols.start + found[1])

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, list_models, load_model
 from model.capture import MAPS
-from probes import Intervention, MeanMixing
+from probes import MeanMixing
 from probes.comparison import caution, compare_runs
 from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
@@ -65,6 +65,7 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
@@ -109,15 +110,6 @@ class Workbench:
         model = self.model(name)
         return self._once(self._means, (name, prompts), ("run", name), lambda: MeanMixing.over(model, prompts))
 
-    def frozen_change(self, name: str, prompts: tuple[str, ...]) -> str:
-        """Mixing frozen to its mean over some prompts, as JSON."""
-        mean = self.mean_mixing(name, prompts)
-
-        def build() -> str:
-            return to_json(Intervention(mode="mean", mean=mean))
-
-        return self._once(self._means, (name, prompts, "json"), ("maps", name), build)
-
     def maps(self, name: str, prompt: str, layer: int, head: int, change: str | None = None) -> dict[str, torch.Tensor]:
         """The four maps of one head, each [query, key], under a change if one is given; they share MAP_BYTES."""
         run = self.capture(name, prompt) if change is None else self.changed_capture(name, prompt, change)
@@ -127,11 +119,30 @@ class Workbench:
 
         return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
 
+    def side_change(self, side: Side) -> str | None:
+        """The change that one side of a comparison runs under, as JSON; None = as trained.
+
+        Raises:
+            ValueError: interventions that are none.
+        """
+
+        def build() -> str | None:
+            change = side.change(lambda: self.mean_mixing(side.model, side.corpus))
+            return None if change is None else to_json(change)
+
+        key = (side.model, side.composition, side.written, side.corpus)
+        return self._once(self._changes, key, ("changes", side.model), build)
+
     def side_capture(self, side: Side) -> Capture:
         """The run of one side of a comparison."""
-        if side.change is None:
+        change = self.side_change(side)
+        if change is None:
             return self.capture(side.model, side.prompt)
-        return self.changed_capture(side.model, side.prompt, side.change)
+        return self.changed_capture(side.model, side.prompt, change)
+
+    def side_maps(self, side: Side, layer: int, head: int) -> dict[str, torch.Tensor]:
+        """The four maps of one head of one side, each [query, key]."""
+        return self.maps(side.model, side.prompt, layer, head, self.side_change(side))
 
     def comparison(self, a: Side, b: Side, same_heads: bool = False) -> Reading:
         """Two runs side by side; of all that is read from comparisons COMPARISONS_KEPT answers are kept.
@@ -145,7 +156,8 @@ class Workbench:
         models = self.model(a.model), self.model(b.model)
 
         def read(runs: Runs) -> Reading:
-            note = caution(*(from_json(side.change) for side in (a, b) if side.change is not None))
+            changes = (self.side_change(side) for side in (a, b))
+            note = caution(*(from_json(change) for change in changes if change is not None))
             found = compare_runs(
                 *runs, same_heads=same_heads or a.model == b.model, same_ids=same_vocabulary(*models), names=("A", "B"),
                 note=note,
