@@ -20,6 +20,7 @@ from probes.interventions import Change
 from probes.side_by_side import Runs, next_tokens, row_distances
 from workbench import drafts
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
+from workbench.viewer.view import visible_token
 from workbench.views import UNITS
 
 COMPOSITIONS = {
@@ -239,6 +240,14 @@ def pair_names(reading: Reading) -> list[str]:
     """The aligned tokens; where the positions of the two sides differ, with both."""
     tokens = reading.str_tokens[0]
     return [tokens[a] if a == b else f"{tokens[a]} (A {a}, B {b})" for a, b in reading.pairs]
+
+
+def places_named(reading: Reading) -> list[str]:
+    """Of each aligned pair: where it stands, its token, and what each side reads next."""
+    a, b = ([*map(visible_token, tokens), "the end"] for tokens in reading.str_tokens)
+    if reading.same_prompt:
+        return [f"after {i} {a[i]}: {a[i + 1]}" for i, _ in reading.pairs]
+    return [f"after {a[i]} (A {i}, B {j}): {a[i + 1]} in A, {b[j + 1]} in B" for i, j in reading.pairs]
 
 
 def strongest(a: np.ndarray, b: np.ndarray) -> Cell | None:

@@ -104,7 +104,8 @@ def _change(name: str, side: Side) -> str:
 
 def _change_import(side: Side) -> list[str]:
     needed = {
-        "uncomposed twin": "from probes import uncomposed_twin", "frozen": "from probes import Intervention, MeanMixing",
+        "uncomposed twin": "from probes import uncomposed_twin",
+        "frozen": "from probes import Intervention, MeanMixing",
         "intervention": "from probes.interventions import from_json",
     }  # fmt: skip
     return [needed[side.composition]] if side.composition in needed else []
