@@ -30,7 +30,7 @@ COMPOSITIONS = {
     "intervention": "under interventions written as JSON, as the Intervene page saves them",
 }
 """What can become of a side's mixing."""
-NEXT_TOKENS = 6
+NEXT_TOKENS = 5
 """Most likely next tokens of each side that are shown."""
 Maps = Mapping[str, Tensor]
 Decode = Callable[[list[int]], Any]
@@ -237,9 +237,9 @@ def aligned_maps(maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: st
 
 
 def pair_names(reading: Reading) -> list[str]:
-    """The aligned tokens; where the positions of the two sides differ, with both."""
+    """The aligned tokens; between two prompts with the position in A / in B."""
     tokens = reading.str_tokens[0]
-    return [tokens[a] if a == b else f"{tokens[a]} (A {a}, B {b})" for a, b in reading.pairs]
+    return [tokens[a] if reading.same_prompt else f"{tokens[a]} {a}/{b}" for a, b in reading.pairs]
 
 
 def places_named(reading: Reading) -> list[str]:

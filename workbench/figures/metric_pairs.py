@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from workbench.figures.head_scatter import STAGES, Scale
 from workbench.figures.style import finish
 
-FAINT = 0.25
+FAINT = 0.4
 
 
 def metric_pairs_figure(table: pd.DataFrame, unit: str, chosen: tuple[int, int] | None = None) -> go.Figure:

@@ -26,6 +26,7 @@ def next_token_pairs_figure(tokens: Sequence[str], p_a: np.ndarray, p_b: np.ndar
     for (name, (symbol, colour)), values in zip(SIDES.items(), (p_a, p_b), strict=True):
         traces.append({
             "type": "scatter", "mode": "markers", "name": name, "x": values, "y": rows, "text": np.array(tokens),
+            "cliponaxis": False,
             "hovertemplate": f"%{{text}}<br>{name}: %{{x:.4f}}<extra></extra>",
             "marker": {"symbol": symbol, "color": colour, "size": 10},
         })  # fmt: skip

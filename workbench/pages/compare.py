@@ -50,14 +50,14 @@ def compare(bench: Workbench) -> None:
         place = attempt(lambda: current_place(bench, asked, reading))
         here = attempt(lambda: bench.compared_place(*asked, place.query))
     show_numbers(reading)
+    copy_as_python(compare_script(*asked, place, st.session_state["compare map"], st.session_state["compare stage"]))
     show_tokens(reading, place)
+    show_changed_tokens(reading)
     show_predictions(reading, place, here)
     show_heads(reading, place, here)
-    kind, stage = show_maps_of(bench, asked, reading, place)
-    show_metrics(bench, asked, reading, place)
-    show_changed_tokens(reading)
     show_changed_heads(reading)
-    copy_as_python(compare_script(*asked, place, kind, stage))
+    show_maps_of(bench, asked, reading, place)
+    show_metrics(bench, asked, reading, place)
 
 
 # -- the parts of the page, top to bottom ------------------------------------------------------------
@@ -148,7 +148,6 @@ def show_predictions(reading: Reading, place: Place, here: PlaceReading) -> None
 
 
 def show_changed_tokens(reading: Reading) -> None:
-    st.markdown("##### What differs most: tokens")
     rows = comparisons.most_changed_tokens(reading)
 
     def take(row: int) -> None:
@@ -166,7 +165,7 @@ def show_changed_tokens(reading: Reading) -> None:
         name: st.column_config.NumberColumn(title, format="%.4f") if name in numbers else st.column_config.Column(title)
         for name, title in titles.items()
     }
-    st.caption("Select a row to look at that position.")
+    st.caption("The tokens that differ most come first. Select a row to look at its position.")
     table(shown, "compared_tokens", key=f"compare token table {len(rows)}", columns=columns, height=250, on_row=take)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,10 +41,11 @@ def show_heads(reading: Reading, place: Place, here: PlaceReading) -> None:
         st.caption(f"Unpaired: {heads}.")
 
 
-def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place) -> tuple[str, str]:
-    """The two maps of the chosen heads and their difference; gives the kind and stage of map."""
+def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place) -> None:
+    """The two maps of the chosen heads and their difference."""
     st.markdown(f"##### A's {_at(place.a)} and B's {_at(place.b)}")
-    st.caption(plain(_said_of_pair(reading, place)))
+    aligned = "" if reading.same_prompt else " The maps show aligned tokens alone; 7/2 is position 7 in A and 2 in B."
+    st.caption(plain(_said_of_pair(reading, place) + aligned))
     kind, stage = _choose_map(reading)
     window = st.session_state["compare window"]
 
@@ -56,7 +58,6 @@ def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place)
     show_maps(attempt(view), key=MAPS, name=f"compared_{kind}_{stage}", again=view)
     _show_cell(comparisons.aligned_maps(both(), reading, kind, stage), reading, place)
     _show_ways_to_explore(asked, reading, place)
-    return kind, stage
 
 
 def _said_of_pair(reading: Reading, place: Place) -> str:
@@ -128,7 +129,7 @@ def show_metrics(bench: Workbench, asked: Asked, reading: Reading, place: Place)
     titles = {metric.name: metric.title for metric in metrics}
     if st.session_state["compare metric"] not in titles:  # the prompts do not allow it
         st.session_state["compare metric"] = metrics[0].name
-    left, right = st.columns([3, 2])
+    left, right = st.columns([5, 6])
     with left:
         name = st.selectbox(
             "Metric of all pairs of heads", list(titles), key="compare metric", format_func=titles.__getitem__
@@ -160,7 +161,10 @@ def show_pair(found: pd.DataFrame, titles: dict[str, str], place: Place) -> None
         return
     shown = rows.assign(metric=[titles[name] for name in rows["metric"]])[["metric", "stage", "a", "b", "difference"]]
     form = {"a": "A", "b": "B", "difference": "B - A"}
-    columns = {name: st.column_config.NumberColumn(title, format="%.4g") for name, title in form.items()}
+    columns: dict[str, Any] = {
+        name: st.column_config.NumberColumn(title, format="%.3g", width=64) for name, title in form.items()
+    }
+    columns |= {"metric": st.column_config.Column(width=190), "stage": st.column_config.Column(width=78)}
     table(shown, "compared_metrics_of_a_pair", key="compare pair metrics", columns=columns, height=430)
     st.download_button(
         "All pairs as CSV", found.to_csv(index=False), "compared_metrics.csv", "text/csv", on_click="ignore",
@@ -173,10 +177,8 @@ def _at(head: Head) -> str:
 
 
 def show_changed_heads(reading: Reading) -> None:
-    st.markdown("##### What differs most: heads")
     rows = comparisons.most_changed_heads(reading)
     if rows.empty:
-        st.info("The heads are not paired, so no two of them can differ.")
         return
 
     def take(row: int) -> None:
@@ -188,7 +190,7 @@ def show_changed_heads(reading: Reading) -> None:
         for name, title in titles.items()
     }
     shown = rows.drop(columns="runner_up") if reading.pairing == "same" else rows
-    st.caption(plain(f"{DISTANCE} Select a row to see the maps."))
+    st.caption("The heads that differ most come first. Select a row to see its maps.")
     table(
         shown, "compared_heads", key=f"compare head table {reading.pairing}", columns=columns, height=250, on_row=take
     )

@@ -37,6 +37,7 @@ def current_place(bench: Workbench, asked: Asked, reading: Reading) -> Place:
     if on_maps.window is not None:
         state["compare window"] = on_maps.window
     query = _query(reading)
+    state["compare at"] = reading.pairs[query][0]  # where the nearest aligned token is
     if state["compare key"] is None:
         state["compare key"] = reading.pairs[comparisons.strongest_key(values, query)][0]
     return Place(head_a, head_b, query, reading.pair_of(state["compare key"]))

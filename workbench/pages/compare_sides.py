@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -44,10 +45,10 @@ def choose_sides(name: str, prompt: str, names: list[str]) -> tuple[Side, Side, 
     """
     _presets(name, prompt)
     place_a, place_b = st.columns(2)
-    with place_a, st.container(border=True):
+    with place_a, st.container(border=True, height="stretch"):
         st.markdown(f"**A** · {plain(name)}, on the prompt at the left")
         a = _side("a", name, prompt)
-    with place_b, st.container(border=True):
+    with place_b, st.container(border=True, height="stretch"):
         st.markdown("**B**")
         chosen = st.selectbox("Model of B", [SAME_MODEL, *names], key="compare b model")
         other = name if chosen == SAME_MODEL else chosen
@@ -55,7 +56,8 @@ def choose_sides(name: str, prompt: str, names: list[str]) -> tuple[Side, Side, 
             "Checkpoints of one training: head h of A is head h of B", key="compare same heads",
             help="Otherwise heads of two models have nothing to do with each other, and are matched within each layer.",
         )  # fmt: skip
-        b = _side("b", other, _prompt_of_b(prompt))
+        b = _side("b", other, prompt)
+        b = replace(b, prompt=_prompt_of_b(prompt))
     return a, b, not same
 
 
