@@ -10,6 +10,7 @@ behind_gate()
 st.navigation(
     [
         st.Page("workbench/pages/explore.py", title="Explore", default=True),
+        st.Page("workbench/pages/compare.py", title="Compare"),
         st.Page("workbench/pages/intervene.py", title="Intervene"),
         st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
         st.Page("workbench/pages/heads.py", title="Heads"),

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, load_model
 from model.capture import MAPS
 from probes import MeanMixing
-from probes.interventions import from_json
+from probes.comparison import caution, compare_runs
+from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
+from probes.side_by_side import Runs, paired_metrics, same_vocabulary
 from probes.study import Study, run_study
 from probes.tasks import TaskRow, TaskScores, score
 from workbench.access import allowed_model, hub_allowed, offered_models
 from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
+from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, read_place
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
 from workbench.overviews import Picture, pictures
@@ -43,8 +49,10 @@ MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
 PICTURES_KEPT = 256
+CHANGED_NAMES_KEPT = 4096
 SMALL_MAP_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
+COMPARISONS_KEPT = 256
 JOBS_AT_ONCE = 2
 
 
@@ -73,6 +81,9 @@ class Workbench:
         self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
         self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
         self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
+        self._changes: LRUCache = LRUCache(MEANS_KEPT)
+        self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
+        self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
         self._turns_of: dict[Any, Turn] = {}
@@ -81,12 +92,34 @@ class Workbench:
         """Every model that can be chosen: the bundled pair, then what the model folders hold."""
         return offered_models(self.model_folders)
 
+    def under(self, name: str, change: str) -> str:
+        """A name of the model with a change always in place, for every method that takes a model's name.
+
+        Args:
+            change: JSON of the change; "" gives the name itself.
+        Raises:
+            ValueError: JSON that is no change, or a change that this model cannot have.
+        """
+        if not change:
+            return name
+        from_json(change).check(self.model(name).cfg)
+        changed = f"{name} under {hashlib.sha256(change.encode()).hexdigest()[:16]}"
+        with self._guard:
+            self._changed_names[changed] = (name, change)
+        return changed
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """The model's own name, and the JSON of the change that `under` put in place, "" for none."""
+        with self._guard:
+            return self._changed_names.get(name, (name, ""))
+
     def model(self, name: str) -> HookedDCFormer:
         """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory.
 
         Raises:
             ValueError: it is none of those that may be opened, see workbench.access.
         """
+        name, _ = self.parts(name)
 
         def load() -> HookedDCFormer:
             # a name may come from a link
@@ -96,6 +129,9 @@ class Workbench:
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
+        own, change = self.parts(name)
+        if change:
+            return self.changed_capture(own, prompt, change)
         model = self.model(name)
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt))
@@ -133,6 +169,72 @@ class Workbench:
             return {kind: values[0] for kind, values in run.maps(layer, MAPS, heads=head).items()}
 
         return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
+
+    def side_change(self, side: Side) -> str | None:
+        """The change that one side of a comparison runs under, as JSON; None = as trained.
+
+        Raises:
+            ValueError: interventions that are none.
+        """
+
+        def build() -> str | None:
+            change = side.change(lambda: self.mean_mixing(side.model, side.corpus))
+            return None if change is None else to_json(change)
+
+        key = (side.model, side.composition, side.written, side.corpus)
+        return self._once(self._changes, key, ("changes", side.model), build)
+
+    def side_capture(self, side: Side) -> Capture:
+        """The run of one side of a comparison."""
+        change = self.side_change(side)
+        if change is None:
+            return self.capture(side.model, side.prompt)
+        return self.changed_capture(side.model, side.prompt, change)
+
+    def side_maps(self, side: Side, layer: int, head: int) -> dict[str, torch.Tensor]:
+        """The four maps of one head of one side, each [query, key]."""
+        return self.maps(side.model, side.prompt, layer, head, self.side_change(side))
+
+    def comparison(self, a: Side, b: Side, same_heads: bool = False) -> Reading:
+        """Two runs side by side; of all that is read from comparisons COMPARISONS_KEPT answers are kept.
+
+        Args:
+            same_heads: the two models are checkpoints of one training, so that head h is head h. One model's heads are
+                always its own.
+        Raises:
+            ValueError: what either side refuses, prompts without a common token, or heads that cannot be the same.
+        """
+        models = self.model(a.model), self.model(b.model)
+
+        def read(runs: Runs) -> Reading:
+            changes = (self.side_change(side) for side in (a, b))
+            note = caution(*(from_json(change) for change in changes if change is not None))
+            found = compare_runs(
+                *runs, same_heads=same_heads or a.model == b.model, same_ids=same_vocabulary(*models), names=("A", "B"),
+                note=note,
+            )  # fmt: skip
+            return read_comparison(found, (models[0].to_string, models[1].to_string))
+
+        return self._compared((a, b, same_heads), "whole", read)
+
+    def compared_place(self, a: Side, b: Side, same_heads: bool, pair: int) -> PlaceReading:
+        """What two sides do at one aligned pair of positions; pair: a row of their reading's tokens."""
+        reading = self.comparison(a, b, same_heads)
+        decode = self.model(a.model).to_string, self.model(b.model).to_string
+        return self._compared((a, b, same_heads), pair, lambda runs: read_place(runs, reading, pair, decode))
+
+    def compared_metrics(self, a: Side, b: Side, same_heads: bool = False) -> pd.DataFrame:
+        """Head metrics of paired heads, as Comparison.metrics gives them."""
+        heads = self.comparison(a, b, same_heads).heads
+        return self._compared((a, b, same_heads), "metrics", lambda runs: paired_metrics(runs, heads))
+
+    def _compared(self, asked: tuple[Side, Side, bool], what: str | int, read: Callable[[Runs], Value]) -> Value:
+        a, b, _ = asked
+
+        def build() -> Value:
+            return read((self.side_capture(a), self.side_capture(b)))
+
+        return self._once(self._comparisons, (*asked, what), ("compare", a.model, b.model), build)
 
     def distances(self, name: str, prompt: str) -> dict[str, torch.Tensor]:
         """How far each head's mixing is from identity, by site, [layer, head]."""
@@ -251,11 +353,12 @@ class Workbench:
 
     def random_capture(self, name: str, asked: RandomTokens) -> Capture:
         """One forward over repeated random tokens, kept like every capture."""
-        model = self.model(name)
+        model, (_, change) = self.model(name), self.parts(name)
 
         def build() -> Capture:
             tokens = repeated_random_tokens(model, asked.block, asked.repeats, asked.seed)
-            return capture(model, tokens, logits=False)
+            with from_json(change).applied(model) if change else nullcontext():
+                return capture(model, tokens, logits=False)
 
         return self._once(self._captures, (name, asked), ("run", name), build)
 
