@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from starlette.middleware import Middleware
 
 from workbench.serving import references
 from workbench.serving.attempts import Attempts
+from workbench.serving.closed_tabs import let_go
 from workbench.serving.door import Door
 from workbench.serving.gate import Gate
 from workbench.serving.secret import Secret
@@ -47,7 +49,11 @@ def app(serving: Serving) -> st.App:
     @asynccontextmanager
     async def announced(_app: st.App) -> AsyncGenerator[None, None]:
         _announce(serving, int(st.get_option("server.port")))
-        yield
+        tidying = asyncio.create_task(let_go())
+        try:
+            yield
+        finally:
+            tidying.cancel()
 
     return st.App(
         SCRIPT, lifespan=announced, on_script_error=tell,
