@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from probes.tasks import RULES
 from workbench.comparisons import NEXT_TOKENS, Place, Side
+from workbench.task_runs import TaskRequest
 from workbench.views import KINDS, Selection
 
 MODEL_LINE = "model = load_model({model!r})"
@@ -52,6 +54,28 @@ def explore_script(model: str, prompt: str, at: Selection, kind: str) -> str:
         "row_sum": "float(row.sum())",
     }  # fmt: skip
     return script(["from model import capture, load_model"], lines, numbers)
+
+
+def tasks_script(request: TaskRequest, by: str) -> str:
+    """What Tasks shows: accuracy of each model by family, rule or line, and the first model minus each other one."""
+    rules = None if len(request.rule_ids) == len(RULES) else request.rule_ids
+    options = f"{request.rows}, {request.seed}, {request.split!r}, "
+    options += f"lines={request.lines}, demonstrations={request.demonstrations}"
+    lines = [
+        f"names = {list(request.models)!r}",
+        f"rows = generate({rules}, {options})",
+        "scores = {name: score(load_model(name), rows) for name in names}",
+        f"accuracy = {{name: scores[name].by({by!r}) for name in names}}",
+        "first, *others = names",
+        "# the first model minus each other one",
+        f"differences = {{name: compare_scores(scores[first], scores[name], {by!r}) for name in others}}",
+    ]
+    numbers = {
+        "accuracy": "{name: table.to_dict('index') for name, table in accuracy.items()}",
+        "differences": "{name: table.to_dict('index') for name, table in differences.items()}",
+    }
+    imports = ["from model import load_model", "from probes.tasks import compare_scores, generate, score"]
+    return script(imports, lines, numbers)
 
 
 def compare_script(a: Side, b: Side, same_heads: bool, at: Place, kind: str, stage: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from cachetools import LRUCache
@@ -20,13 +22,17 @@ from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
 from probes.side_by_side import Runs, paired_metrics, same_vocabulary
 from probes.study import Study, run_study
+from probes.tasks import TaskRow, TaskScores, score
+from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
 from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, read_place
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
+from workbench.overviews import Picture, pictures
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
-from workbench.turns import Turn
+from workbench.task_runs import TaskRequest, TaskResult
+from workbench.turns import Turn, telling
 from workbench.views import distances
 
 Value = TypeVar("Value")
@@ -39,6 +45,9 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+PICTURES_KEPT = 256
+SMALL_MAP_BYTES = 64 << 20
+ANSWERS_KEPT = 200_000
 COMPARISONS_KEPT = 256
 JOBS_AT_ONCE = 2
 
@@ -65,6 +74,9 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
+        self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
+        self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
         self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
@@ -190,6 +202,20 @@ class Workbench:
         run = self.capture(name, prompt)
         return self._once(self._distances, (name, prompt), ("maps", name), lambda: distances(run))
 
+    def overview(self, name: str, prompt: str, measure: str) -> list[Picture]:
+        """What a measure of workbench.overviews says of every head, [layer, head] for each site or stage.
+
+        Raises:
+            ValueError: this prompt or model has nothing to measure.
+        """
+        run = self.capture(name, prompt)
+        return self._once(self._pictures, (name, prompt, measure), ("heads", name), lambda: pictures(run, measure))
+
+    def small_maps(self, name: str, prompt: str, layer: int, kind: str, stage: str) -> np.ndarray:
+        """The maps of all heads of a layer, reduced: see workbench.all_heads; they share SMALL_MAP_BYTES."""
+        run, key = self.capture(name, prompt), (name, prompt, layer, kind, stage)
+        return self._once(self._small_maps, key, ("maps", name), lambda: small_maps(run, layer, kind, stage))
+
     def start_sweep(self, request: SweepRequest, out: Path) -> Job[SweepResult]:
         """A sweep in a thread of its own, over a model of its own: other sessions go on meanwhile.
 
@@ -221,6 +247,37 @@ class Workbench:
             return folder
 
         return Job(work, self._turns)
+
+    def start_tasks(self, request: TaskRequest) -> Job[TaskResult]:
+        """Models on task rows, in a thread of its own; it takes turns with sweeps and studies.
+
+        Scores are kept for each model and set of rows, ANSWERS_KEPT answers of all: what is asked again is there.
+        """
+
+        def work(watch: Callable[[int, int], None]) -> TaskResult:
+            rows = request.task_rows()
+            total = len(rows) * len(request.models)
+            found: dict[str, TaskScores] = {}
+            for name in request.models:
+                before = len(found) * len(rows)
+                watch(before, total)
+                found[name] = self._scores(name, request, rows, partial(_watch_after, watch, before, total))
+            return TaskResult(request, rows, found)
+
+        return Job(work, self._turns)
+
+    def tasks_done(self, request: TaskRequest) -> bool:
+        """Are the scores of all its models kept?"""
+        with self._guard:
+            return all((name, request.made_from) in self._task_scores for name in request.models)
+
+    def _scores(self, name: str, request: TaskRequest, rows: list[TaskRow], watch: Callable[[int], None]) -> TaskScores:
+        def build() -> TaskScores:
+            return score(self.separate_model(name), rows, watch=lambda done, _: watch(done))
+
+        # a turn of its own: whoever explores the model must not wait for minutes; one who waits here can cancel
+        with telling(lambda _: watch(0)):
+            return self._once(self._task_scores, (name, request.made_from), ("tasks", name), build)
 
     def separate_model(self, name: str) -> HookedDCFormer:
         """The model of this name once more: the same weights in memory, hooks and taps of its own.
@@ -280,3 +337,8 @@ class Workbench:
                 if cache.getsizeof(value) <= cache.maxsize:
                     cache[key] = value
             return value
+
+
+def _watch_after(watch: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    """Tell of work of which some was done before."""
+    watch(before + done, total)

@@ -12,6 +12,7 @@ from workbench.figures.probe_differences import probe_differences_figure
 from workbench.figures.probe_scores import probe_scores_figure
 from workbench.figures.sources import source_heads_figure
 from workbench.figures.sweep_cells import sweep_cells_figure
+from workbench.figures.task_accuracy import task_accuracy_figure, task_differences_figure
 from workbench.figures.virtual_head_flow import virtual_head_flow_figure
 from workbench.figures.virtual_head_keys import virtual_head_keys_figure
 
@@ -29,6 +30,8 @@ __all__ = [
     "probe_scores_figure",
     "source_heads_figure",
     "sweep_cells_figure",
+    "task_accuracy_figure",
+    "task_differences_figure",
     "virtual_head_flow_figure",
     "virtual_head_keys_figure",
 ]
