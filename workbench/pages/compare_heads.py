@@ -18,18 +18,17 @@ from workbench.pages.compare_place import MAPS, OVERVIEW, Asked, Head, choose_he
 from workbench.pages.downloads import show_figure, show_maps
 from workbench.pages.explore_link import open_in_explore
 from workbench.pages.shared import attempt
-from workbench.pages.tables import definitions, plain, table
+from workbench.pages.tables import definitions, explain, plain, table
 from workbench.session import Workbench
 from workbench.viewer import MapView
 from workbench.viewer.view import visible_token
 from workbench.views import KINDS, Selection
 
-DISTANCE = "Distance: of the composed patterns, L1 of the two rows over aligned keys (0 = equal; no upper end)."
-
 
 def show_heads(reading: Reading, place: Place, here: PlaceReading) -> None:
     st.markdown("##### Which heads differ?")
-    st.caption(plain(f"Heads: {PAIRINGS[reading.pairing]}. {DISTANCE} Click a head of A to see its maps."))
+    st.caption(plain(f"Heads: {PAIRINGS[reading.pairing]}. Click a head of A to see its maps."))
+    explain(comparisons.HEAD_DISTANCE, "explain compare heads")
     position = reading.pairs[place.query][0]
     show_maps(
         comparisons.pair_overview(reading, here, position, place.a), key=OVERVIEW, name="compared_heads", height=170
