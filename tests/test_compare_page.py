@@ -329,7 +329,7 @@ def test_a_row_of_what_differs_most_opens_its_maps(browser, url, model):
     frame.scroll_into_view_if_needed()
     box = frame.bounding_box()
     tab.mouse.click(box["x"] + 16, box["y"] + 36 * 4.5)  # a header and three rows above
-    expect(tab.get_by_text(f"A's layer {int(worst.layer)}, head {int(worst.head_a)} and")).to_be_visible(
+    expect(tab.get_by_text(f"A's layer {int(worst.layer)}, head {int(worst.head_a)} and B's")).to_be_visible(
         timeout=PATIENCE
     )
     tab.context.close()

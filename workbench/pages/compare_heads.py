@@ -92,7 +92,8 @@ def _show_cell(values: tuple[np.ndarray, np.ndarray], reading: Reading, place: P
     cell = place.query, place.key
     a, b = (float(of_side[cell]) for of_side in values)
     names = comparisons.pair_names(reading)
-    query, key = (f"{reading.pairs[at][0]}: {visible_token(names[at])}" for at in cell)
+    named = [visible_token(names[at]) for at in cell]
+    query, key = named if not reading.same_prompt else (f"{at}: {name}" for at, name in zip(cell, named, strict=True))
     shown = " ".join(f"{side} {_value(value)}   " for side, value in (("A", a), ("B", b), ("B - A", b - a)))
     st.code(f"query {query}    key {key}    {shown}", language=None, wrap_lines=True)
 
@@ -123,7 +124,8 @@ def show_metrics(bench: Workbench, asked: Asked, reading: Reading, place: Place)
             "Metrics stand side by side for paired heads, and these are not paired. See each model on the Heads page."
         )
         return
-    found = attempt(lambda: bench.compared_metrics(*asked))
+    with st.spinner("Measuring both sides ...", show_time=True):
+        found = attempt(lambda: bench.compared_metrics(*asked))
     metrics = [metric for metric in HEAD_METRICS if metric.name in set(found["metric"])]
     titles = {metric.name: metric.title for metric in metrics}
     if st.session_state["compare metric"] not in titles:  # the prompts do not allow it
