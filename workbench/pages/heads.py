@@ -97,7 +97,7 @@ def choose_text(prompt: str) -> str | RandomTokens:
         return prompt
     values = []
     for place, (label, (low, high, _)) in zip(places[1:], NUMBERS.items(), strict=True):
-        values.append(int(place.number_input(label, low, high, step=1, key=f"heads {label}")))
+        values.append(int(place.number_input(label, low, high, step=1, key=f"heads {label}", persist_state="session")))
     return RandomTokens(*values)
 
 
@@ -137,7 +137,7 @@ def choose_filter(found: HeadTable, of: tuple[str, str | RandomTokens]) -> list[
     places = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     name = places[0].selectbox(
         "Show", options, format_func=lambda n: PRESETS.get(n, titles.get(n, n)), key="heads filter",
-        on_change=_take_as_axis,
+        persist_state="session", on_change=_take_as_axis,
     )  # fmt: skip
     if name == ALL_HEADS:
         return None
@@ -145,8 +145,14 @@ def choose_filter(found: HeadTable, of: tuple[str, str | RandomTokens]) -> list[
     stages = [stage for stage in ("raw", "composed") if stage in set(measured.stage)]
     if st.session_state["heads stage"] not in stages:
         st.session_state["heads stage"] = stages[-1]
-    stage = places[1].segmented_control("Stage", stages, required=True, key="heads stage") or stages[-1]
-    side = places[2].segmented_control("Value", SIDES, required=True, key="heads side") or SIDES[0]
+    stage = (
+        places[1].segmented_control("Stage", stages, required=True, key="heads stage", persist_state="session")
+        or stages[-1]
+    )
+    side = (
+        places[2].segmented_control("Value", SIDES, required=True, key="heads side", persist_state="session")
+        or SIDES[0]
+    )
     values = measured[measured.stage == stage][name].sort_values(ascending=side == "at most")
     asked = (*of, name, stage, side)
     if st.session_state.get("heads asked") != asked:
@@ -155,7 +161,7 @@ def choose_filter(found: HeadTable, of: tuple[str, str | RandomTokens]) -> list[
         st.session_state["heads asked"] = asked
         st.session_state["heads threshold"] = _first_threshold(values, side) if given is None else given
     threshold = places[3].number_input(
-        "Threshold", step=0.05, format="%.3f", key="heads threshold",
+        "Threshold", step=0.05, format="%.3f", key="heads threshold", persist_state="session",
         help=f"At first: lets the {TOP} most extreme heads through.",
     )  # fmt: skip
     chosen = top_heads(found.table, name, stage, threshold, side == "at least")
@@ -194,7 +200,7 @@ def show_scatter(found: HeadTable, chosen: set[Head] | None) -> None:
         for place, label, start in zip(places[:2], ("Across", "Up"), ("previous_token", "first_token"), strict=True)
     ]
     robust = places[2].toggle(
-        "Robust", key="heads robust",
+        "Robust", key="heads robust", persist_state="session",
         help="Both axes by arcsinh(value / median size): linear near 0, logarithmic far from it, so that a few large "
         "composed weights do not press all others together. Ticks and hover give the values.",
     )  # fmt: skip
@@ -216,7 +222,7 @@ def _axis(place: object, label: str, names: list[str], metrics: dict[str, Metric
     if st.session_state.get(key) not in names:
         st.session_state[key] = start if start in names else names[0]
     return place.selectbox(  # type: ignore[attr-defined]
-        label, names, format_func=lambda n: metrics[n].title, key=key,
+        label, names, format_func=lambda n: metrics[n].title, key=key, persist_state="session",
         help=plain(metrics[st.session_state[key]].definition),
     )  # fmt: skip
 

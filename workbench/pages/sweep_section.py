@@ -90,7 +90,9 @@ def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> S
     """What the controls say."""
     with st.container(border=True):
         top = st.columns(3)
-        grid = top[0].selectbox("Grid", list(GRIDS), format_func=lambda g: GRIDS[g], key="sweep grid")
+        grid = top[0].selectbox(
+            "Grid", list(GRIDS), format_func=lambda g: GRIDS[g], key="sweep grid", persist_state="session"
+        )
         modes = MODES[grid] if pair is None else ["patch", *MODES[grid]]
         fields = mode_inputs(f"sweep {grid}{of_pair(pair)}", prompt, top[1:], modes)
         if pair is not None and fields["mode"] == "patch":
@@ -105,10 +107,12 @@ def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> S
         key = f"sweep measure{of_pair(pair)}"
         if st.session_state.get(key) not in measures:  # other sequences allow other measures
             st.session_state[key] = measures[0]
-        measure = over[1].selectbox("Measure", measures, format_func=lambda m: MEASURES[m].title, key=key)
+        measure = over[1].selectbox(
+            "Measure", measures, format_func=lambda m: MEASURES[m].title, key=key, persist_state="session"
+        )
         estimate = st.checkbox(
             "Estimate by gradient (one backward pass) beside it, and say how well the two agree", key="sweep estimate",
-            disabled=measure not in SMOOTH,
+            persist_state="session", disabled=measure not in SMOOTH,
             help="First order, see probes.attribution. Only loss and logit difference have a gradient to go by.",
         )  # fmt: skip
     corpus = fields.pop("corpus", ())
@@ -122,19 +126,19 @@ def _examples(place: Any, beside: Any, grid: str) -> tuple[int, int]:
     """How many task rows (0 = the prompt), and their seed."""
     offered = OFFERED[0] if grid == "position" else OFFERED[1]
     over = place.selectbox(
-        "Measured over", offered, key=f"sweep over {len(offered)}",
+        "Measured over", offered, key=f"sweep over {len(offered)}", persist_state="session",
         help="Task rows are generated: in-context rules, with word pairs that no training row uses. "
         "Several sequences give intervals.",
     )  # fmt: skip
     if over == "this prompt":
         return 0, 0
     rows, seed = beside.columns(2)
-    count = rows.number_input("Rows", 1, 1000, step=1, key="sweep rows")
-    return int(count), int(seed.number_input("Seed", 0, 2**31 - 1, step=1, key="sweep seed"))
+    count = rows.number_input("Rows", 1, 1000, step=1, key="sweep rows", persist_state="session")
+    return int(count), int(seed.number_input("Seed", 0, 2**31 - 1, step=1, key="sweep seed", persist_state="session"))
 
 
 def _some(place: Any, label: str, options: Any, key: str) -> list[Any]:
-    return place.multiselect(label, options, key=key, placeholder="all")
+    return place.multiselect(label, options, key=key, placeholder="all", persist_state="session")
 
 
 # -- running -----------------------------------------------------------------------------------------

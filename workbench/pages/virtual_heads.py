@@ -160,12 +160,12 @@ def choose_tokens(model: HookedDCFormer, run: Capture, query: int) -> Tokens | N
 
     places = st.columns(4, vertical_alignment="bottom")
     token = places[0].selectbox(
-        "Token", list(likely), format_func=named, key="vh token",
+        "Token", list(likely), format_func=named, key="vh token", persist_state="session",
         help="What its logit is made of. The 20 most likely tokens after the query, with their probabilities.",
     )  # fmt: skip
     other = _text(places[1], "or another token", "vh token text")
     contrast = places[2].selectbox(
-        "Minus the logit of", [NONE, *likely], format_func=named, key="vh contrast",
+        "Minus the logit of", [NONE, *likely], format_func=named, key="vh contrast", persist_state="session",
         help="A contrast takes out what all tokens gain alike.",
     )  # fmt: skip
     other_contrast = _text(places[3], "or of another token", "vh contrast text")
@@ -187,7 +187,7 @@ def logit_name(model: HookedDCFormer, tokens: Tokens) -> str:
 
 def _text(place: Any, label: str, key: str) -> str:
     return place.text_input(
-        label, key=key, placeholder="its text",
+        label, key=key, persist_state="session", placeholder="its text",
         help="Exactly one token; spaces count. Empty: the choice on its left.",
     )  # fmt: skip
 
@@ -241,7 +241,7 @@ def show_head(question: tuple[str, str], run: Capture, found: Attributions, row:
     st.markdown("##### One virtual head, token by token")
     options = (list(found.matrices), range(run.cfg.n_heads), range(run.cfg.n_heads))
     for place, part, offered in zip(st.columns(3), PARTS, options, strict=True):
-        place.selectbox(part.capitalize(), offered, key=f"vh {part}")
+        place.selectbox(part.capitalize(), offered, key=f"vh {part}", persist_state="session")
     layer, source, target = (st.session_state[f"vh {part}"] for part in PARTS)
     at = found.table.query("layer == @layer and source == @source and target == @target").iloc[0]
     numbers = st.columns(4)
