@@ -16,7 +16,7 @@ from probes import Comparison, Intervention, MeanMixing, compare, uncomposed_twi
 from probes.interventions import from_json, to_json
 from tests.browser_tools import ROOT, open_browser, serve_streamlit
 from tests.compared_models import model_folder
-from workbench.pages.shared import EXAMPLES, workbench
+from workbench.pages.shared import EXAMPLES, SAVED, workbench
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 FIRST = next(iter(EXAMPLES.values()))
@@ -150,6 +150,30 @@ def test_heads_of_two_trainings_follow_their_partners_until_one_is_chosen(models
     assert read_cell(page) == pytest.approx(truth, abs=1e-4)
     page.checkbox(key="compare same heads").check().run()
     assert page.session_state["compare other head"] == (2, 6)
+
+
+def test_a_change_saved_on_intervene_is_offered(models, model):
+    page = opened(prompt=PROMPT, b="intervention")
+    page.session_state[SAVED] = {CUT: "zero · layers 1 · sites post"}
+    page.run()
+    page.selectbox(key="compare b saved").select(CUT).run()
+    assert_numbers_are_those_of(page, compare(model, from_json(CUT), PROMPT))
+    assert said(page)["b-json"] == CUT
+
+
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_a_side_opens_in_explore_as_it_ran(models, model, side):
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
+    app.switch_page("workbench/pages/compare.py").run()
+    app.selectbox(key="compare head").set_value((2, 5)).run()
+    app.session_state["compare at"], app.session_state["compare key"] = 9, 4
+    app.run()
+    app.button(key=f"compare explore {side}").click().run()
+    assert not app.exception
+    assert vars(app.session_state.selection) == {"layer": 2, "head": 5, "query": 9, "key": 4}
+    run = compare(model, uncomposed_twin(), FIRST).runs["AB".index(side)]
+    shown = float(numbers(app)["composed, head 5"])
+    assert shown == pytest.approx(float(run.pattern(2, heads=5, queries=9, keys=4)), abs=1e-4)
 
 
 def test_a_place_stays_while_b_changes_and_goes_with_a(models):

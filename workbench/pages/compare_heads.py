@@ -56,7 +56,7 @@ def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place)
 
     show_maps(attempt(view), key=MAPS, name=f"compared_{kind}_{stage}", again=view)
     _show_cell(comparisons.aligned_maps(both(), reading, kind, stage), reading, place)
-    _show_ways_to_explore(asked, reading, place)
+    _show_ways_to_explore(bench, asked, reading, place)
 
 
 def _said_of_pair(reading: Reading, place: Place) -> str:
@@ -102,16 +102,14 @@ def _value(value: float) -> str:
     return "not visible" if np.isnan(value) else f"{value:.4f}"
 
 
-def _show_ways_to_explore(asked: Asked, reading: Reading, place: Place) -> None:
+def _show_ways_to_explore(bench: Workbench, asked: Asked, reading: Reading, place: Place) -> None:
+    """Each side's run as it is, with its change in place."""
     pairs = reading.pairs[place.query], reading.pairs[place.key]
     with st.container(horizontal=True):
         for number, (name, side, head) in enumerate(zip("AB", asked[:2], (place.a, place.b), strict=True)):
-            intact = "" if side.composition == "as trained" else " as trained"
             at = Selection(*head, pairs[0][number], pairs[1][number])
-            if st.button(
-                f"Open {name}{intact} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"
-            ):
-                open_in_explore(side.model, side.prompt, at)
+            if st.button(f"Open {name} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"):
+                open_in_explore(bench.under(side.model, bench.side_change(side) or ""), side.prompt, at)
 
 
 # -- metrics -----------------------------------------------------------------------------------------
