@@ -80,6 +80,8 @@ def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> S
         positions = position_choice(where[2], run, "sweep positions") if grid == "position" else []
         over = st.columns(3, vertical_alignment="bottom")
         rows, seed = _examples(over[0], over[2], grid) if pair is None else (0, 0)
+        if pair is not None:
+            over[0].caption("Measured over the answer of the pair's clean row.")
         measures = list(MEASURES) if rows else OF_PAIR if pair is not None else list(OF_TEXT)
         measure = over[1].selectbox(
             "Measure", measures, format_func=lambda m: MEASURES[m].title, key=f"sweep measure{of_pair(pair)}",

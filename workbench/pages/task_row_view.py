@@ -27,7 +27,7 @@ def show_row(bench: Workbench, result: TaskResult) -> None:
         return
     row = result.rows[number]
     st.markdown(f"###### Row {number}, line {name.line} · rule {plain(rule_label(name.task_id))}")
-    st.code(row.text.strip("\n"), language=None)
+    st.code(row.text.strip("\n"), language=None, wrap_lines=True)
     show_lines(result, number)
     show_ways_on(bench, result, name, row)
 
