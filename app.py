@@ -7,6 +7,7 @@ st.set_page_config(page_title="DCFormer workbench", page_icon="workbench/pages/i
 st.navigation(
     [
         st.Page("workbench/pages/explore.py", title="Explore", default=True),
+        st.Page("workbench/pages/compare.py", title="Compare"),
         st.Page("workbench/pages/intervene.py", title="Intervene"),
         st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
         st.Page("workbench/pages/heads.py", title="Heads"),

@@ -5,7 +5,9 @@ from workbench.figures.changed_tokens import changed_tokens_figure
 from workbench.figures.dynamic_share import dynamic_share_figure
 from workbench.figures.head_matrices import head_matrices_figure
 from workbench.figures.head_scatter import head_scatter_figure
+from workbench.figures.metric_pairs import metric_pairs_figure
 from workbench.figures.mixing_matrix import mixing_matrix_figure
+from workbench.figures.next_token_pairs import next_token_pairs_figure
 from workbench.figures.probe_differences import probe_differences_figure
 from workbench.figures.probe_scores import probe_scores_figure
 from workbench.figures.sources import source_heads_figure
@@ -21,7 +23,9 @@ __all__ = [
     "dynamic_share_figure",
     "head_matrices_figure",
     "head_scatter_figure",
+    "metric_pairs_figure",
     "mixing_matrix_figure",
+    "next_token_pairs_figure",
     "probe_differences_figure",
     "probe_scores_figure",
     "source_heads_figure",

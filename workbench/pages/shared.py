@@ -75,9 +75,17 @@ class _Line:
             self._place.empty()
 
 
+STYLE = """<style>
+.stMainBlockContainer { padding: 3rem 2rem 4rem; }
+[class*="below-maps"]:not([class*="menu"]) { margin-top: -3.2rem; position: relative; z-index: 1; }
+[class*="below-figure"]:not([class*="menu"]) { margin-top: -1.6rem; }
+</style>"""
+"""Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
+
+
 def roomy() -> None:
-    """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
-    st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
+    """Lay the page out for pictures."""
+    st.html(STYLE)
 
 
 def run_fields(bench: Workbench) -> list[Field]:
