@@ -9,6 +9,7 @@ import streamlit as st
 
 from workbench.comparisons import COMPOSITIONS, Side
 from workbench.links import Field, choice_field, flag_field, text_field
+from workbench.pages.address import end
 from workbench.pages.shared import EXAMPLES, attempt
 from workbench.pages.tables import plain
 from workbench.session import Workbench
@@ -76,7 +77,7 @@ def _side(side: str, model: str, prompt: str) -> Side:
     )  # fmt: skip
     if not written.strip():
         st.info(f"Paste the interventions of side {side.upper()}: the Intervene page saves them as JSON.")
-        st.stop()
+        end()
     return Side(model, prompt, kind, written)
 
 
@@ -86,7 +87,7 @@ def _prompt_of_b(prompt: str) -> str:
     other = st.text_area("Prompt of B", key="compare b prompt", height=100, help="Ctrl + Enter runs it.")
     if not other:
         st.info("Type what side B reads.", icon=":material/edit:")
-        st.stop()
+        end()
     return other
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import streamlit as st
 
 from model import HookedDCFormer
 from probes.tasks import TaskRow
+from workbench.pages.compare_sides import SAME_MODEL
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain, table
 from workbench.pages.task_columns import answer_columns, printable, rule_label
@@ -13,7 +16,7 @@ from workbench.session import Workbench
 from workbench.task_rows import RowName, pair_of, prompt_before
 from workbench.task_runs import TaskResult, short_names
 
-EXPLORE, INTERVENE = "workbench/pages/explore.py", "workbench/pages/intervene.py"
+EXPLORE, COMPARE, INTERVENE = (f"workbench/pages/{page}.py" for page in ("explore", "compare", "intervene"))
 
 
 def show_row(bench: Workbench, result: TaskResult) -> None:
@@ -46,26 +49,39 @@ def show_ways_on(bench: Workbench, result: TaskResult, name: RowName, row: TaskR
             st.session_state["task open with"] = models[0]
         chosen = st.selectbox("With", models, key="task open with", width=260)
         explore = st.button("Open in Explore", icon=":material/open_in_new:", key="task explore")
+        compare = st.button(
+            "Compare", icon=":material/compare:", key="task compare",
+            help="This model with the next one on the row up to the answer; where there is one model alone, with its "
+            "uncomposed twin.",
+        )  # fmt: skip
         pair = st.button(
             "Open its clean / corrupted pair in Intervene", icon=":material/swap_horiz:", key="task intervene",
             help="Two names or words of this line are swapped, so that another answer is right while every token "
             "keeps its place. A sweep then puts the mixing of one into the other.",
         )  # fmt: skip
-    if not (explore or pair):
+    if not (explore or compare or pair):
         return
     model = attempt(lambda: bench.model(chosen))
-    open_in_intervene(model, chosen, name) if pair else open_in_explore(model, chosen, name, row)
-
-
-def open_in_explore(model: HookedDCFormer, chosen: str, name: RowName, row: TaskRow) -> None:
-    """Its text up to the answer, looked at from the last token."""
+    if pair:
+        open_in_intervene(model, chosen, name)
     prompt = attempt(lambda: prompt_before(row, name.line, model.tokenizer))
     st.session_state.model, st.session_state.prompt = chosen, prompt
-    st.session_state.question = None
+    if compare:
+        open_in_compare(models, chosen)
+    st.session_state.question = None  # looked at from the last token, whatever was chosen there before
     st.switch_page(EXPLORE)
 
 
-def open_in_intervene(model: HookedDCFormer, chosen: str, name: RowName) -> None:
+def open_in_compare(models: list[str], chosen: str) -> NoReturn:
+    """The chosen model as side A, and the next one, or its own twin, as side B."""
+    other = models[(models.index(chosen) + 1) % len(models)]
+    st.session_state["compare a mixing"], st.session_state["compare same prompt"] = "as trained", True
+    st.session_state["compare b model"] = SAME_MODEL if other == chosen else other
+    st.session_state["compare b mixing"] = "uncomposed twin" if other == chosen else "as trained"
+    st.switch_page(COMPARE)
+
+
+def open_in_intervene(model: HookedDCFormer, chosen: str, name: RowName) -> NoReturn:
     """The sweep section, with the pair filled in."""
     pair = attempt(lambda: pair_of(name, model.tokenizer))
     st.session_state.model, st.session_state.prompt = chosen, pair.clean.plain_text
