@@ -290,7 +290,7 @@ def test_a_person_finds_a_component_and_follows_a_token(store, model, tmp_path):
         tab = browser.new_page(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
         tab.set_default_timeout(PATIENCE)
         tab.goto(f"{url}/probes")
-        tab.get_by_text("components", exact=True).click()
+        tab.get_by_role("radio", name="components").click()
         box = tab.get_by_label("Folder that a harvest wrote")
         box.fill(str(store.folder))
         box.press("Enter")

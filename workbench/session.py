@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +50,7 @@ MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
 PICTURES_KEPT = 256
+CHANGED_NAMES_KEPT = 4096
 SMALL_MAP_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
 COMPONENT_BYTES = 64 << 20
@@ -83,6 +86,7 @@ class Workbench:
         self._components: LRUCache = LRUCache(COMPONENT_BYTES, getsizeof=lambda reading: reading.nbytes)
         self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
+        self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
         self._turns_of: dict[Any, Turn] = {}
@@ -91,12 +95,37 @@ class Workbench:
         """Every model that can be chosen: the bundled pair, then what the model folder holds."""
         return list_models(self.model_folder)
 
+    def under(self, name: str, change: str) -> str:
+        """A name of the model with a change always in place, for every method that takes a model's name.
+
+        Args:
+            change: JSON of the change; "" gives the name itself.
+        Raises:
+            ValueError: JSON that is no change, or a change that this model cannot have.
+        """
+        if not change:
+            return name
+        from_json(change).check(self.model(name).cfg)
+        changed = f"{name} under {hashlib.sha256(change.encode()).hexdigest()[:16]}"
+        with self._guard:
+            self._changed_names[changed] = (name, change)
+        return changed
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """The model's own name, and the JSON of the change that `under` put in place, "" for none."""
+        with self._guard:
+            return self._changed_names.get(name, (name, ""))
+
     def model(self, name: str) -> HookedDCFormer:
         """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory."""
+        name, _ = self.parts(name)
         return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
+        own, change = self.parts(name)
+        if change:
+            return self.changed_capture(own, prompt, change)
         model = self.model(name)
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt))
@@ -329,11 +358,12 @@ class Workbench:
 
     def random_capture(self, name: str, asked: RandomTokens) -> Capture:
         """One forward over repeated random tokens, kept like every capture."""
-        model = self.model(name)
+        model, (_, change) = self.model(name), self.parts(name)
 
         def build() -> Capture:
             tokens = repeated_random_tokens(model, asked.block, asked.repeats, asked.seed)
-            return capture(model, tokens, logits=False)
+            with from_json(change).applied(model) if change else nullcontext():
+                return capture(model, tokens, logits=False)
 
         return self._once(self._captures, (name, asked), ("run", name), build)
 

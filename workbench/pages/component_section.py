@@ -37,7 +37,7 @@ def component_fields() -> list[Field]:
 
 
 def component_section() -> None:
-    typed = st.text_input("Folder that a harvest wrote", key="store folder").strip()
+    typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
     if not typed:
         st.info(
             "Type the folder of a store: its features, entries of mixing matrices say, are taken apart into "
@@ -66,11 +66,14 @@ def choose_components(store: Store, folder: str) -> ComponentRequest | None:
         return None
     columns = st.columns(4)
     _at_first("component kind", list(kinds))
-    kind = columns[0].selectbox("Feature", list(kinds), key="component kind")
+    kind = columns[0].selectbox("Feature", list(kinds), key="component kind", persist_state="session")
     _at_first("component place", list(kinds[kind]))
-    where = columns[1].selectbox("Layer, site", list(kinds[kind]), key="component place")
-    method = columns[2].selectbox("Method", list(METHODS), key="component method", format_func=TITLES.__getitem__)
-    count = columns[3].number_input("Components", 1, MOST_COMPONENTS, step=1, key="component count")
+    where = columns[1].selectbox("Layer, site", list(kinds[kind]), key="component place", persist_state="session")
+    method = columns[2].selectbox("Method", list(METHODS), key="component method", format_func=TITLES.__getitem__,
+                                  persist_state="session")  # fmt: skip
+    count = columns[3].number_input(
+        "Components", 1, MOST_COMPONENTS, step=1, key="component count", persist_state="session"
+    )
     return ComponentRequest(folder, kinds[kind][where], method, int(count))
 
 

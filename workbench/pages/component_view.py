@@ -49,7 +49,7 @@ def show_tokens(store: Store, request: ComponentRequest, reading: ComponentReadi
     st.markdown("###### Tokens that have it most, each of another document")
     shown = listed.drop(columns=["component", "index"])
     for name in ("left", "token", "right"):
-        shown[name] = listed[name].map(visible_token)
+        shown[name] = [visible_token(text) if text else "" for text in listed[name]]
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     columns: dict[str, Any] = {
         "end": text(width=60) if reading.components.signed else None, "rank": number(width=60),
@@ -75,7 +75,7 @@ def show_way_on(store: Store, request: ComponentRequest, reading: ComponentReadi
     if st.session_state.get("component model") not in names:
         st.session_state["component model"] = model_of(store, names)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("With", names, key="component model", width=260)
+        name = st.selectbox("With", names, key="component model", width=260, persist_state="session")
         pressed = st.button("Open in Explore", icon=":material/open_in_new:", key="component explore")
         where = "the text." if at.whole else "what was kept around it: the model had read more before it."
         st.caption(

@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 def store_section() -> None:
-    typed = st.text_input("Folder that a harvest wrote", key="store folder").strip()
+    typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
     if not typed:
         st.info(
             "Type the folder of a store: `python -m workbench harvest --data corpus.txt --out store` writes one, and a "

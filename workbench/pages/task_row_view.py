@@ -8,7 +8,9 @@ import streamlit as st
 
 from model import HookedDCFormer
 from probes.tasks import TaskRow
-from workbench.pages.compare_sides import SAME_MODEL
+from workbench import views
+from workbench.links import pack_text
+from workbench.pages.explore_link import open_in_explore
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain, table
 from workbench.pages.task_columns import answer_columns, printable, rule_label
@@ -16,7 +18,7 @@ from workbench.session import Workbench
 from workbench.task_rows import RowName, pair_of, prompt_before
 from workbench.task_runs import TaskResult, short_names
 
-EXPLORE, COMPARE, INTERVENE = (f"workbench/pages/{page}.py" for page in ("explore", "compare", "intervene"))
+COMPARE, INTERVENE = "workbench/pages/compare.py", "workbench/pages/intervene.py"
 
 
 def show_row(bench: Workbench, result: TaskResult) -> None:
@@ -47,7 +49,7 @@ def show_ways_on(bench: Workbench, result: TaskResult, name: RowName, row: TaskR
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if st.session_state.get("task open with") not in models:
             st.session_state["task open with"] = models[0]
-        chosen = st.selectbox("With", models, key="task open with", width=260)
+        chosen = st.selectbox("With", models, key="task open with", width=260, persist_state="session")
         explore = st.button("Open in Explore", icon=":material/open_in_new:", key="task explore")
         compare = st.button(
             "Compare", icon=":material/compare:", key="task compare",
@@ -63,27 +65,23 @@ def show_ways_on(bench: Workbench, result: TaskResult, name: RowName, row: TaskR
         return
     model = attempt(lambda: bench.model(chosen))
     if pair:
-        open_in_intervene(model, chosen, name)
+        open_pair(model, chosen, name)
     prompt = attempt(lambda: prompt_before(row, name.line, model.tokenizer))
-    st.session_state.model, st.session_state.prompt = chosen, prompt
     if compare:
-        open_in_compare(models, chosen)
-    st.session_state.question = None  # looked at from the last token, whatever was chosen there before
-    st.switch_page(EXPLORE)
+        open_in_compare(models, chosen, prompt)
+    run = attempt(lambda: bench.capture(chosen, prompt))
+    open_in_explore(chosen, prompt, views.first_selection(run, bench.distances(chosen, prompt)))
 
 
-def open_in_compare(models: list[str], chosen: str) -> NoReturn:
-    """The chosen model as side A, and the next one, or its own twin, as side B."""
+def open_in_compare(models: list[str], chosen: str, prompt: str) -> NoReturn:
+    """The chosen model as side A, and the next one, or its own twin, as side B; as a link would."""
     other = models[(models.index(chosen) + 1) % len(models)]
-    st.session_state["compare a mixing"], st.session_state["compare same prompt"] = "as trained", True
-    st.session_state["compare b model"] = SAME_MODEL if other == chosen else other
-    st.session_state["compare b mixing"] = "uncomposed twin" if other == chosen else "as trained"
-    st.switch_page(COMPARE)
+    beside = {} if other == chosen else {"b-model": other, "b": "as trained"}
+    st.switch_page(COMPARE, query_params={"model": chosen, "prompt": pack_text(prompt), **beside})
 
 
-def open_in_intervene(model: HookedDCFormer, chosen: str, name: RowName) -> NoReturn:
-    """The sweep section, with the pair filled in."""
-    pair = attempt(lambda: pair_of(name, model.tokenizer))
-    st.session_state.model, st.session_state.prompt = chosen, pair.clean.plain_text
-    st.session_state["sweep pair"], st.session_state.section = str(name), "sweep"
-    st.switch_page(INTERVENE)
+def open_pair(model: HookedDCFormer, chosen: str, name: RowName) -> NoReturn:
+    """The sweep of Intervene with the pair filled in; as a link would."""
+    prompt = attempt(lambda: pair_of(name, model.tokenizer)).clean.plain_text
+    state = {"model": chosen, "prompt": pack_text(prompt), "section": "sweep", "pair": str(name)}
+    st.switch_page(INTERVENE, query_params=state)
