@@ -47,7 +47,7 @@ def sweep_fields() -> list[Field]:
         list_field("sweep layers", int), list_field("sweep sites", options=SITES), list_field("sweep positions", int),
         *(choice_field(f"sweep over {len(offered)}", offered, f"over-{len(offered)}") for offered in OFFERED),
         integer_field("sweep rows", default=8, low=1, high=1000), integer_field("sweep seed", None, 0, 0, 2**31 - 1),
-        *(choice_field(f"sweep measure{end}", list(MEASURES)) for end in ("", " of pair")),
+        choice_field("sweep measure", list(MEASURES)), choice_field("sweep measure of pair", OF_PAIR),
         flag_field("sweep estimate"), *(field for key, modes in _mode_keys() for field in mode_fields(key, modes)),
     ]  # fmt: skip
 
