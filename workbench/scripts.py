@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from probes.tasks import RULES
 from workbench.comparisons import NEXT_TOKENS, Place, Side
 from workbench.head_tables import RandomTokens
+from workbench.store_components import LISTED, WINDOW, ComponentRequest
 from workbench.task_runs import TaskRequest
 from workbench.views import KINDS, Selection
 
@@ -214,3 +215,25 @@ def _change_import(side: Side) -> list[str]:
         "intervention": "from probes.interventions import from_json",
     }  # fmt: skip
     return [needed[side.composition]] if side.composition in needed else []
+
+
+def components_script(request: ComponentRequest) -> str:
+    """What the component explorer shows: shares, and the tokens that have each component most."""
+    lines = [
+        f"store = Store.open({request.folder!r})",
+        f"rows = slice(0, min({request.tokens}, len(store)))",
+        f"values = store.read({request.feature!r}, rows).astype('float64')",
+        "values = values.reshape(len(values), -1)",
+        f"found = decompose(values, {request.count}, {request.method!r}, signs='split', seed={request.seed})",
+        "table = store.table(['document', 'position', 'token'], rows)",
+        "tokens = table.token.astype(str).tolist()",
+        f"top = top_tokens(found, tokens, table.document, count={LISTED}, window={WINDOW}, positions=table.position)",
+    ]
+    numbers = {
+        "share": "found.share.tolist()", "dimension": "participation_ratio(values)",
+        "top": "top[['component', 'end', 'score', 'left', 'token', 'right']].to_dict('records')",
+    }  # fmt: skip
+    imports = [
+        "from probes import Store", "from probes.components import decompose, participation_ratio, top_tokens"
+    ]  # fmt: skip
+    return script(imports, lines, numbers)

@@ -23,6 +23,7 @@ from probes.comparison import caution, compare_runs
 from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
 from probes.side_by_side import Runs, paired_metrics, same_vocabulary
+from probes.store import Store
 from probes.study import Study, run_study
 from probes.tasks import TaskRow, TaskScores, score
 from workbench.all_heads import small_maps
@@ -32,6 +33,7 @@ from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, 
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
 from workbench.overviews import Picture, pictures
+from workbench.store_components import ComponentReading, ComponentRequest, read_components
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.task_runs import TaskRequest, TaskResult
 from workbench.turns import Turn, telling
@@ -51,6 +53,7 @@ PICTURES_KEPT = 256
 CHANGED_NAMES_KEPT = 4096
 SMALL_MAP_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
+COMPONENT_BYTES = 64 << 20
 COMPARISONS_KEPT = 64
 JOBS_AT_ONCE = 2
 
@@ -80,6 +83,7 @@ class Workbench:
         self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
         self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
         self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
+        self._components: LRUCache = LRUCache(COMPONENT_BYTES, getsizeof=lambda reading: reading.nbytes)
         self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
         self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
@@ -294,6 +298,17 @@ class Workbench:
             return TaskResult(request, rows, found)
 
         return Job(work, self._turns)
+
+    def components(self, request: ComponentRequest) -> ComponentReading:
+        """Components of a store's feature, read again where the store was written anew; they share COMPONENT_BYTES.
+
+        Raises:
+            ValueError: no store, no such feature, or what probes.components.decompose refuses.
+        """
+        store = Store.open(request.folder)
+        written = tuple((name, file["sha256"]) for shard in store.manifest.shards for name, file in shard.files.items())
+        key = (request, store.folder.resolve(), written)
+        return self._once(self._components, key, ("components", request.folder), lambda: read_components(request))
 
     def tasks_done(self, request: TaskRequest) -> bool:
         """Are the scores of all its models kept?"""
