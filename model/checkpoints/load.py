@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import hub, spread
-from model.checkpoints.assemble import check_tensors, empty_model, fill, stored_dtype
+from model.checkpoints.assemble import Watch, check_tensors, empty_model, fill, stored_dtype
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import CONFIG_NAME, ConfigFile
 from model.checkpoints.layout import Layout
@@ -23,8 +23,9 @@ _BUNDLED = "demo/"
 
 
 def load_model(
-    source: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
-) -> HookedDCFormer:
+    source: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None, *,
+    watch: Watch | None = None,
+) -> HookedDCFormer:  # fmt: skip
     """A model in eval mode, its weights on the device.
 
     Weights are read one at a time straight to their place and their dtype: the peak is the weights plus the
@@ -35,6 +36,7 @@ def load_model(
             GPT-NeoX's, or a hub id "org/name".
         device: "auto" takes CUDA, else MPS, else the CPU; a model that fits no single GPU is spread over several.
         dtype: of the weights and the computation, by name or as a torch dtype; None = as they are stored.
+        watch: called between two weights with (bytes loaded, bytes of all); what it raises gives the loading up.
     Raises:
         ModelLoadError: the source is unknown, a file is unreadable, a tensor is missing, left over or misshapen,
             or the architecture would be computed wrongly, or the weights do not fit. The message names which.
@@ -55,7 +57,7 @@ def load_model(
     sources = layout.sources(model, config, weights)
     check_tensors(model, layout, sources, config, weights)
     devices = spread.place(model, where, spread.free_gpus() if device == "auto" and where.type == "cuda" else None)
-    model = fill(model, sources, weights, lambda name: spread.device_of(devices, name)).eval()
+    model = fill(model, sources, weights, lambda name: spread.device_of(devices, name), watch).eval()
     return model if len(devices) == 1 else spread.dispatch(model, devices)
 
 
