@@ -22,6 +22,7 @@ from workbench.changes import ChangeReading, read_change
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
+from workbench.turns import Turn
 from workbench.views import distances
 
 Value = TypeVar("Value")
@@ -61,7 +62,7 @@ class Workbench:
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
-        self._locks: dict[Any, threading.Lock] = {}
+        self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
         """Every model that can be chosen: the bundled pair, then what the model folder holds."""
@@ -156,8 +157,8 @@ class Workbench:
         model = self.model(name)
         shared = [*model.parameters(), *model.buffers(), model.tokenizer]
         with self._guard:
-            lock = self._locks.setdefault(("run", name), threading.Lock())
-        with lock:  # no tap stands on it now, so none is copied
+            turn = self._turns_of.setdefault(("run", name), Turn())
+        with turn:  # no tap stands on it now, so none is copied
             return copy.deepcopy(model, {id(part): part for part in shared})
 
     def attributions(self, name: str, prompt: str, query: int, token: int, contrast: int | None = None) -> Attributions:
@@ -191,13 +192,13 @@ class Workbench:
 
         return self._once(self._captures, (name, asked), ("run", name), build)
 
-    def _once(self, cache: LRUCache, key: Any, lock_name: Any, build: Callable[[], Value]) -> Value:
+    def _once(self, cache: LRUCache, key: Any, turn_of: Any, build: Callable[[], Value]) -> Value:
         """What stands under key, building it if nobody has; sessions that want the same wait for one build."""
         with self._guard:
             if key in cache:
                 return cache[key]
-            lock = self._locks.setdefault(lock_name, threading.Lock())
-        with lock:
+            turn = self._turns_of.setdefault(turn_of, Turn())
+        with turn:
             with self._guard:
                 if key in cache:
                     return cache[key]

@@ -10,9 +10,16 @@ import streamlit as st
 from model import Capture
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
-from workbench.pages.shared import PLOT, choose_run, workbench
+from workbench.links import choice_field, places_field, window_field
+from workbench.pages.address import address, restored
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_figure, show_maps
+from workbench.pages.shared import choose_run, run_fields, workbench
+from workbench.pages.tables import plain
+from workbench.scripts import explore_script
 from workbench.session import Workbench
-from workbench.viewer.component import map_viewer, read_event
+from workbench.viewer import MapView, Window
+from workbench.viewer.component import read_event
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
 from workbench.views import Selection
@@ -20,14 +27,24 @@ from workbench.views import Selection
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Explore")
+    fields = [
+        *run_fields(bench), choice_field("kind", list(views.KINDS), "map", "pattern"),
+        places_field("selection", "at", ("layer", "head", "query", "key"), Selection), window_field("window", "window"),
+    ]  # fmt: skip
+    with address("explore", fields):
+        explore(bench)
+
+
+def explore(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     selection = current_selection(bench, run, (name, prompt))
     maps = bench.maps(name, prompt, selection.layer, selection.head)
     show_header(bench.model(name).cfg.model_name, run)
     show_tokens(run, selection, maps["pattern_composed"][selection.query].numpy())
     show_overview(run, selection, bench.distances(name, prompt))
-    kind = show_maps(run, selection, maps)
+    kind = show_head(bench, (name, prompt), run, selection)
     show_cell(run, selection, kind)
+    copy_as_python(explore_script(name, prompt, selection, kind))
     show_predictions(run, selection, bench.model(name).to_string)
 
 
@@ -36,6 +53,10 @@ def page() -> None:
 
 def current_selection(bench: Workbench, run: Capture, question: tuple[str, str]) -> Selection:
     """The selection of this session; a new model or prompt starts where mixing is strongest."""
+    if restored():
+        st.session_state.question = question
+        st.session_state.selection, st.session_state.window = linked(bench, run, question)
+        return st.session_state.selection
     if st.session_state.get("question") != question:
         st.session_state.question, st.session_state.window = question, None
         st.session_state.selection = views.first_selection(run, bench.distances(*question))
@@ -53,6 +74,19 @@ def current_selection(bench: Workbench, run: Capture, question: tuple[str, str])
     if on_maps.window is not None:
         st.session_state.window = on_maps.window
     return st.session_state.selection
+
+
+def linked(bench: Workbench, run: Capture, question: tuple[str, str]) -> tuple[Selection, Window | None]:
+    """What the URL says, checked against the prompt; where it says nothing that exists, where to look first."""
+    at, window = st.session_state.selection, st.session_state.window
+    if window is not None and max(window[0][1], window[1][1]) > len(run):
+        window = None
+    try:
+        chosen = views.chosen_selection(run, **vars(at)) if at is not None else None
+    except ValueError as error:
+        st.warning(plain(f"The link names a place that is not there: {error}"), icon=":material/link_off:")
+        chosen = None
+    return chosen or views.first_selection(run, bench.distances(*question)), window
 
 
 def select(**changes: int) -> None:
@@ -87,16 +121,21 @@ def show_overview(run: Capture, selection: Selection, by_site: dict) -> None:
     st.markdown("##### Which heads are mixed?")
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: M is the identity everywhere. Its raw and composed maps are the same.")
-    map_viewer(views.overview(run, selection, by_site), key="overview", height=170)
+    show_maps(views.overview(run, selection, by_site), key="overview", name="overview", height=170)
 
 
-def show_maps(run: Capture, selection: Selection, maps: dict) -> str:
+def show_head(bench: Workbench, question: tuple[str, str], run: Capture, selection: Selection) -> str:
     st.markdown(f"##### Layer {selection.layer}, head {selection.head}: before and after mixing")
-    kind = st.segmented_control(
-        "Map", list(views.KINDS), default="pattern", required=True, key="kind", label_visibility="collapsed"
-    )
+    kinds = list(views.KINDS)
+    kind = st.segmented_control("Map", kinds, required=True, key="kind", label_visibility="collapsed") or kinds[0]
     st.caption(views.MEANINGS[kind])
-    map_viewer(views.head_maps(maps, run, selection, kind, st.session_state.window), key="maps")
+    window = st.session_state.window
+
+    def view() -> MapView:
+        maps = bench.maps(*question, selection.layer, selection.head)
+        return views.head_maps(maps, run, selection, kind, window)
+
+    show_maps(view(), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
     return kind
 
 
@@ -114,8 +153,8 @@ def show_cell(run: Capture, selection: Selection, kind: str) -> None:
     numbers[1].metric(f"composed, head {selection.head}", f"{cell.composed[selection.head]:.4f}")
     numbers[2].metric("row sum of composed pattern", f"{cell.row_sum:.3f}")
     numbers[3].metric("branches − M, largest", f"{cell.branch_error:.1e}")
-    st.plotly_chart(mixing_matrix_figure(cell.matrix, cell.branches, selection.head), key="matrix", config=PLOT)
-    st.plotly_chart(source_heads_figure(cell.parts, selection.head, views.UNITS[kind]), key="sources", config=PLOT)
+    show_figure(mixing_matrix_figure(cell.matrix, cell.branches, selection.head), key="matrix", name="mixing_matrix")
+    show_figure(source_heads_figure(cell.parts, selection.head, views.UNITS[kind]), key="sources", name="source_heads")
 
 
 def show_predictions(run: Capture, selection: Selection, decode: object) -> None:

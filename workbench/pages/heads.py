@@ -10,9 +10,11 @@ from model import Capture
 from probes.metrics import Metric
 from workbench.figures import LayerPanel, by_layer_figure, head_scatter_figure
 from workbench.head_tables import TABLES, HeadTable, RandomTokens, top_heads
+from workbench.pages.address import address
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
+from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import definitions, metric_columns, plain, table
+from workbench.session import Workbench
 from workbench.viewer import Labels, MapView, Panel
 from workbench.viewer.component import map_viewer, read_event
 
@@ -35,7 +37,12 @@ Head = tuple[int, int]  # (layer, head)
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Heads")
+    with address("heads", run_fields(bench)):
+        heads(bench)
+
+
+def heads(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     st.subheader("All heads, raw and composed", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: its raw and composed maps are the same, so that only raw ones are listed.")

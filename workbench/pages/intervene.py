@@ -12,8 +12,9 @@ from probes.interventions import to_json
 from workbench import changes, views
 from workbench.changes import ChangeReading
 from workbench.figures import changed_tokens_figure
+from workbench.pages.address import address
 from workbench.pages.change_form import change_form
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
+from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.sweep_section import sweep_section
 from workbench.session import Workbench
 from workbench.viewer import Window
@@ -26,7 +27,12 @@ SECTIONS = ("one change", "sweep")
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Intervene")
+    with address("intervene", run_fields(bench)):
+        intervene(bench)
+
+
+def intervene(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     st.subheader("What head mixing does: change it and see", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads, so there is no mixing to change. Choose a composed model on the left.")

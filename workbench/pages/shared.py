@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from model import Capture
+from workbench.links import Field, choice_field, text_field
+from workbench.pages.tables import plain
 from workbench.session import Workbench
+from workbench.turns import telling
 
 Value = TypeVar("Value")
 
@@ -42,12 +45,32 @@ def workbench() -> Workbench:
 
 
 def attempt(action: Callable[[], Value]) -> Value:
-    """The result of an action, or its error as one message on the page, which then stops."""
+    """The result of an action, or its error as one message on the page, which then stops.
+
+    While the action waits for a model that others use, the page says how many come first.
+    """
+    line = _Line()
     try:
-        return action()
+        with telling(line.show):
+            return action()
     except (ValueError, TypeError, OSError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         st.stop()
+
+
+class _Line:
+    """The place in a queue as a message, which appears only where somebody waits."""
+
+    def __init__(self) -> None:
+        self._place: Any = None
+
+    def show(self, before: int) -> None:
+        self._place = self._place or st.empty()
+        if before:
+            people = "one request comes" if before == 1 else f"{before} requests come"
+            self._place.info(f"This model is in use: {people} before yours.", icon=":material/hourglass_top:")
+        else:
+            self._place.empty()
 
 
 def roomy() -> None:
@@ -55,34 +78,29 @@ def roomy() -> None:
     st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
 
 
-def choose_run(bench: Workbench, page: str) -> tuple[str, str, Capture]:
+def run_fields(bench: Workbench) -> list[Field]:
+    """Model and prompt as choose_run keeps them, for the URL of a page."""
+    return [
+        choice_field("model", attempt(bench.model_names)),
+        text_field("prompt", default=next(iter(EXAMPLES.values()))),
+    ]
+
+
+def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
     """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
 
-    Args:
-        page: the name of the page that asks.
+    To be called within `address`, with run_fields among its fields.
     """
     roomy()
-    _take_along(page)
     with st.sidebar:
-        name = st.selectbox("Model", attempt(bench.model_names), key="model", persist_state="session")
+        name = st.selectbox("Model", attempt(bench.model_names), key="model")
         st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
-        st.session_state.setdefault("prompt", next(iter(EXAMPLES.values())))
-        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.", persist_state="session")
+        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
     if not prompt:
         st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
         st.stop()
     with st.spinner("Running the model ...", show_time=True):
         return name, prompt, attempt(lambda: bench.capture(name, prompt))
-
-
-def _take_along(page: str) -> None:
-    """Where another page was shown last, take over what was chosen there: to Streamlit these are other widgets."""
-    if st.session_state.get("page") == page:
-        return  # assigning in every run would undo what a person types while the page answers
-    st.session_state.page = page
-    for key in ("model", "example", "prompt"):
-        if key in st.session_state:
-            st.session_state[key] = st.session_state[key]
 
 
 def _take_example() -> None:

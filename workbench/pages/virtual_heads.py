@@ -13,9 +13,11 @@ from probes.virtual_heads import score_contrast
 from workbench.attributions import Attributions, HeadKeys, head_keys, likely_tokens
 from workbench.figures import head_matrices_figure, virtual_head_flow_figure, virtual_head_keys_figure
 from workbench.figures.virtual_head_flow import largest_edges
+from workbench.pages.address import address
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
+from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import plain, table
+from workbench.session import Workbench
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
 
@@ -30,7 +32,12 @@ Tokens = tuple[int, int | None]  # ids of the token and of its contrast
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Virtual heads")
+    with address("virtual_heads", run_fields(bench)):
+        virtual_heads(bench)
+
+
+def virtual_heads(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     st.subheader("Virtual heads: which pairs of heads make a prediction?", anchor=False)
     st.caption(
         "Virtual head g → h: the pattern of source head g, weighted by M_post[g, h], carried by the values and the "
