@@ -154,7 +154,9 @@ def stream_tokens(
     tokens, mask = model.to_tokens_and_mask(input, prepend_bos)
     options = {"temperature": 0.0, "top_k": None, "top_p": None, "seed": None} | sampling
     sampler = Sampler(device=str(tokens.device), **options)
-    decoder, backend = DecodeStream(skip_special_tokens=False), model.tokenizer.backend_tokenizer
+    # from the prompt on: what a token adds to a text may depend on what stands before it
+    decoder = DecodeStream(ids=tokens[0].tolist(), skip_special_tokens=False)
+    backend = model.tokenizer.backend_tokenizer
     stops = StopTexts(model, stop)
     for next_token in continuation(model, tokens, mask, max_new_tokens, sampler, stops, stop_at_eos, step):
         token = int(next_token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,11 @@ from probes.metrics import repeated_random_tokens
 from probes.study import Study, run_study
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
+from workbench.generating import GenerationRequest, Transcript, generate_watched
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
-from workbench.jobs import Job
+from workbench.jobs import Job, Watch
+from workbench.loading import LoadedModels, give_back_memory
+from workbench.model_choice import ModelChoice
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.turns import Turn
 from workbench.views import distances
@@ -36,6 +40,12 @@ MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
 JOBS_AT_ONCE = 2
+GENERATIONS_AT_ONCE = 4
+"""Each holds a key cache."""
+UNLOAD_WAITS_S = 30.0
+"""For the step in hand of each generation that is ended."""
+LOADS_AT_ONCE = 1
+"""The next is compared with what is free once this one has taken its part."""
 
 
 class Workbench:
@@ -53,6 +63,7 @@ class Workbench:
     def __init__(self, model_folder: str | Path | None = None, device: str = "auto", dtype: str | None = None):
         self.model_folder, self.device, self.dtype = model_folder, device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
+        self.loaded = LoadedModels()
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
         self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
@@ -61,16 +72,77 @@ class Workbench:
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
+        self._loads = threading.BoundedSemaphore(LOADS_AT_ONCE)
+        self._generations = threading.BoundedSemaphore(GENERATIONS_AT_ONCE)
+        self._generating: dict[str, weakref.WeakSet[Job[Transcript]]] = {}
         self._guard = threading.Lock()
         self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
-        """Every model that can be chosen: the bundled pair, then what the model folder holds."""
-        return list_models(self.model_folder)
+        """Every model that can be chosen: the bundled pair, what the model folder holds, what else is loaded."""
+        return list(dict.fromkeys([*list_models(self.model_folder), *self.loaded.names()]))
 
     def model(self, name: str) -> HookedDCFormer:
-        """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory."""
+        """The model of this name, loaded at the first call; at most MODELS_KEPT stay, beside those of start_load."""
+        if (held := self.loaded.get(name)) is not None:
+            return held
         return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
+
+    def start_load(self, choice: ModelChoice) -> Job[str]:
+        """Load a model in a thread of its own; the job gives the name under which it is then offered.
+
+        It stays until it is unloaded. Its progress is in bytes, 0 of 0 while they are not known (a download, say).
+
+        Args:
+            choice: of a reference that access.allowed_model allows.
+        """
+
+        def work(watch: Watch) -> str:
+            watch(0, 0)
+            with self._guard:
+                model = self._models.pop(choice.name, None)  # loaded already, because a page asked for it by name
+            if model is None:
+                model = self.loaded.get(choice.name)
+            if model is None:
+                model = load_model(choice.reference, choice.device, choice.dtype, watch=watch)
+            self.loaded.add(choice.name, model)
+            return choice.name
+
+        return Job(work, self._loads)
+
+    def unload(self, name: str) -> None:
+        """Let go of a model and of all that was made with it; generations with it end.
+
+        Its memory is free when this returns, unless a sweep or a forward pass is still at it: then when that ends.
+        """
+        with self._guard:
+            generating = list(self._generating.pop(name, ()))
+        for job in generating:
+            job.cancel()
+        for job in generating:
+            job.wait(UNLOAD_WAITS_S)
+        self.loaded.remove(name)
+        with self._turn(("run", name)), self._guard:
+            for cache in self._caches():
+                for key in [key for key in cache if mentions(key, name)]:
+                    del cache[key]
+        give_back_memory()
+
+    def start_generation(self, request: GenerationRequest, out: Transcript) -> Job[Transcript]:
+        """Generate in a thread of its own, one step in each turn of the model; GENERATIONS_AT_ONCE run.
+
+        Args:
+            out: grows while the job runs. Progress is in new tokens.
+        """
+
+        def work(watch: Watch) -> Transcript:
+            model = self.separate_model(request.model)
+            return generate_watched(model, request, out, watch, lambda: self._turn(("run", request.model)))
+
+        job = Job(work, self._generations)
+        with self._guard:
+            self._generating.setdefault(request.model, weakref.WeakSet()).add(job)
+        return job
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
@@ -156,9 +228,7 @@ class Workbench:
         """
         model = self.model(name)
         shared = [*model.parameters(), *model.buffers(), model.tokenizer]
-        with self._guard:
-            turn = self._turns_of.setdefault(("run", name), Turn())
-        with turn:  # no tap stands on it now, so none is copied
+        with self._turn(("run", name)):  # no tap stands on it now, so none is copied
             return copy.deepcopy(model, {id(part): part for part in shared})
 
     def attributions(self, name: str, prompt: str, query: int, token: int, contrast: int | None = None) -> Attributions:
@@ -197,8 +267,7 @@ class Workbench:
         with self._guard:
             if key in cache:
                 return cache[key]
-            turn = self._turns_of.setdefault(turn_of, Turn())
-        with turn:
+        with self._turn(turn_of):
             with self._guard:
                 if key in cache:
                     return cache[key]
@@ -207,3 +276,15 @@ class Workbench:
                 if cache.getsizeof(value) <= cache.maxsize:
                     cache[key] = value
             return value
+
+    def _turn(self, of: Any) -> Turn:
+        with self._guard:
+            return self._turns_of.setdefault(of, Turn())
+
+    def _caches(self) -> list[LRUCache]:
+        return [cache for cache in vars(self).values() if isinstance(cache, LRUCache)]
+
+
+def mentions(key: Any, name: str) -> bool:
+    """Does the key of a cache name this model?"""
+    return key == name or (isinstance(key, tuple) and any(mentions(part, name) for part in key))
