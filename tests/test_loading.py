@@ -109,7 +109,9 @@ def test_a_model_that_does_not_fit_is_refused_and_a_run_that_does_not_is_warned_
     warned = plan_load(choice)
     assert warned.refusal is None
     assert warned.warning is not None
-    assert warned.warning.startswith("The model fits, this run will not. A generation of 1 x 19 tokens in float32 needs")
+    assert warned.warning.startswith(
+        "The model fits, this run will not. A generation of 1 x 19 tokens in float32 needs"
+    )
 
 
 @pytest.mark.parametrize(
