@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -207,7 +208,7 @@ def test_two_generations_take_turns_token_by_token():
         job.wait(120)
         job.value()
     steps = [name for name in order if name != threading.get_ident()][2:]  # each makes its model in its first turn
-    changes = sum(a != b for a, b in zip(steps, steps[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(steps))
     assert len(steps) == 2 * 21
     assert changes >= 30  # strict alternation would be 41
 

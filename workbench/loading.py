@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from model import HookedDCFormer
+from model import HookedDCFormer, list_models
 from model.checkpoints.load import check_checkpoint, pick_device
 from model.checkpoints.spread import free_gpus
 from model.config import DCFormerConfig, dtype_name
@@ -43,6 +44,11 @@ class LoadPlan:
 
 
 def plan_load(choice: ModelChoice, tokens: int | None = None, mode: str = PLANNED[0]) -> LoadPlan:
+    """What a model and one run of it take, compared with what is free now; arguments and errors as for read_plan."""
+    return compared(choice, read_plan(choice, tokens, mode))
+
+
+def read_plan(choice: ModelChoice, tokens: int | None = None, mode: str = PLANNED[0]) -> MemoryPlan:
     """Plan by config.json and the headers of the weights (of a hub id by its config.json alone).
 
     Args:
@@ -53,9 +59,13 @@ def plan_load(choice: ModelChoice, tokens: int | None = None, mode: str = PLANNE
     """
     device = pick_device(choice.device)
     cfg = check_checkpoint(choice.reference, choice.dtype)
-    planned = plan(cfg, tokens=tokens or cfg.n_ctx, dtype=cfg.dtype, device=device, mode=mode)
-    free = _free(choice, device)
-    weights = planned.parts["weights"]
+    return plan(cfg, tokens=tokens or cfg.n_ctx, dtype=cfg.dtype, device=device, mode=mode)
+
+
+def compared(choice: ModelChoice, planned: MemoryPlan) -> LoadPlan:
+    """A plan beside what is free where it would run."""
+    device, cfg = pick_device(choice.device), planned.run.cfg
+    free, weights = _free(choice, device), planned.parts["weights"]
     if weights > free:
         return LoadPlan(cfg, planned, str(device), free, _too_large(choice, cfg, weights, free, device), None)
     try:
@@ -78,6 +88,18 @@ def _too_large(choice: ModelChoice, cfg: DCFormerConfig, weights: int, free: int
         f"Its weights need {in_words(weights)} in {dtype_name(cfg.dtype)}, but {in_words(free)} are free on {device}. "
         f"Choose {narrower}another device, or a smaller model; unloading others frees what they hold."
     )
+
+
+def devices() -> list[str]:
+    """What a model can be loaded on here; "auto" is the first GPU, or all of them, or the CPU."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [AUTO, "cpu", *gpus, *mps]
+
+
+def is_remote(choice: ModelChoice) -> bool:
+    """Is it neither bundled nor a directory here, so that only the hub can tell?"""
+    return choice.reference not in list_models() and not Path(choice.reference).is_dir()
 
 
 class LoadedModels:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 AUTO = "auto"
 AS_STORED = "as stored"
+DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
 _NAME = re.compile(r"(?P<reference>.*) \[(?P<settings>[a-z0-9:, ]+)\]", re.DOTALL)
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from workbench.generating import GenerationRequest
+from workbench.model_choice import ModelChoice
 from workbench.views import KINDS, Selection
 
-MODEL_LINE = "model = load_model({model!r})"
 RUN_LINE = "run = capture(model, {prompt!r})"
 
 
@@ -27,7 +28,12 @@ def script(imports: Sequence[str], lines: Sequence[str], numbers: Mapping[str, s
 
 def run_lines(model: str, prompt: str) -> list[str]:
     """The lines that load a model and capture a prompt as `model` and `run`."""
-    return [MODEL_LINE.format(model=model), RUN_LINE.format(prompt=prompt)]
+    return [model_line(model), RUN_LINE.format(prompt=prompt)]
+
+
+def model_line(model: str) -> str:
+    """The line that loads the model of this name, on the device and in the dtype that the name says."""
+    return f"model = {ModelChoice.from_name(model).load_line}"
 
 
 def explore_script(model: str, prompt: str, at: Selection, kind: str) -> str:
@@ -51,3 +57,29 @@ def explore_script(model: str, prompt: str, at: Selection, kind: str) -> str:
         "row_sum": "float(row.sum())",
     }  # fmt: skip
     return script(["from model import capture, load_model"], lines, numbers)
+
+
+def generation_script(request: GenerationRequest, tokens: int, shown: int) -> str:
+    """The text of a generation, and the composition of one of its tokens.
+
+    Args:
+        tokens: how many were generated. shown: which of them is looked at, from 0.
+    """
+    sampling = "".join(f", {name}={value!r}" for name, value in request.sampling().items())
+    lines = [
+        model_line(request.model),
+        "engine = Engine(model)",
+        f"prompt, count = {request.prompt!r}, {tokens}",
+        f"text = engine.generate(prompt, count{sampling})",
+        "before = model.to_tokens(prompt)",
+        f"ids = engine.generate(before, count{sampling})[0]",
+        "run = capture(engine, ids, logits=False)",
+        f"token = before.shape[1] + {shown}  # position of the new token that is looked at",
+        "# how far M(token, j) is from identity over the keys j that it sees: [layer][head]",
+        "rows = {",
+        "    site: [run.mixing(layer, site).query_distances_from_identity()[token].tolist() for layer in run.layers]",
+        '    for site in ("pre", "post")',
+        "}",
+    ]
+    numbers = {"text": "text", "ids": "ids[before.shape[1] :].tolist()", "rows": "rows"}
+    return script(["from model import Engine, capture, load_model"], lines, numbers)

@@ -23,7 +23,7 @@ from workbench.changes import ChangeReading, read_change
 from workbench.generating import GenerationRequest, Transcript, generate_watched
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job, Watch
-from workbench.loading import LoadedModels, give_back_memory
+from workbench.loading import LoadedModels, LoadPlan, compared, give_back_memory, read_plan
 from workbench.model_choice import ModelChoice
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.turns import Turn
@@ -39,6 +39,7 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+PLANS_KEPT = 32
 JOBS_AT_ONCE = 2
 GENERATIONS_AT_ONCE = 4
 """Each holds a key cache."""
@@ -71,6 +72,7 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._plans: LRUCache = LRUCache(PLANS_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._loads = threading.BoundedSemaphore(LOADS_AT_ONCE)
         self._generations = threading.BoundedSemaphore(GENERATIONS_AT_ONCE)
@@ -87,6 +89,11 @@ class Workbench:
         if (held := self.loaded.get(name)) is not None:
             return held
         return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
+
+    def load_plan(self, choice: ModelChoice, tokens: int | None, mode: str) -> LoadPlan:
+        """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""
+        planned = self._once(self._plans, (choice, tokens, mode), "plan", lambda: read_plan(choice, tokens, mode))
+        return compared(choice, planned)
 
     def start_load(self, choice: ModelChoice) -> Job[str]:
         """Load a model in a thread of its own; the job gives the name under which it is then offered.
