@@ -56,8 +56,9 @@ def _offer(bench: Workbench, choice: ModelChoice) -> None:
     found = _planned(bench, choice)
     if found is None:
         return
-    _show_plan(found)
     there = bench.loaded.get(choice.name) is not None
+    with st.expander("What it takes", expanded=not there, icon=":material/memory:"):
+        _show_plan(found)
     if there:
         st.success(f"Loaded as {plain(choice.name)}: every page offers it under this name.", icon=":material/check:")
     elif st.button(
