@@ -21,6 +21,8 @@ FORM_MODES = {
     "random": "random control",
 }
 """Modes that the form offers, and what it calls them."""
+MODE_TITLES = FORM_MODES | {"patch": "patch (from the corrupted row)"}
+"""What modes are called, those that a form offers beside a pair of rows included."""
 CHOICES = ("layers", "sites", "branches", "sources", "targets", "positions")
 """Fields that are lists; an empty one means all."""
 TAKES = {"scale": "amount", "set": "value", "shuffle": "seed", "random": "seed"}
@@ -32,7 +34,7 @@ def intervention(fields: Mapping[str, Any], mean: MeanMixing | None = None) -> I
     """The intervention that a filled form means.
 
     Args:
-        fields: mode, some of CHOICES, and the number that the mode takes.
+        fields: mode, some of CHOICES, and the number (of patch: the prompt) that the mode takes.
         mean: what "mean" freezes to.
     Raises:
         ValueError: what Intervention refuses.
@@ -43,6 +45,8 @@ def intervention(fields: Mapping[str, Any], mean: MeanMixing | None = None) -> I
         given[TAKES[mode]] = fields[TAKES[mode]]
     if mode == "mean":
         given["mean"] = mean
+    if mode == "patch":
+        given["prompt"] = fields["prompt"]
     return Intervention(mode=mode, **given)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import RerunException
@@ -20,6 +21,19 @@ KEPT = "address kept"
 WRITTEN = "address written"
 RESTORED = "address restored"
 
+_within: ContextVar[bool] = ContextVar("within an address", default=False)
+
+
+class _Ended(Exception):
+    """The page has said all that it has to say."""
+
+
+def end() -> NoReturn:
+    """End the page here. In the place of st.stop, after which nothing can be written, the URL included."""
+    if _within.get():
+        raise _Ended
+    st.stop()  # a fragment that runs by itself has no URL to write
+
 
 @contextmanager
 def address(page: str, fields: Sequence[Field]) -> Iterator[None]:
@@ -27,21 +41,26 @@ def address(page: str, fields: Sequence[Field]) -> Iterator[None]:
 
     Before: every field has a value in st.session_state under its key, from the URL if the page was just opened or
     the URL was changed, else from what this session had here, else its default. Widgets are made with `key=` alone.
-    After, also if the page stops early: the URL says the state.
+    After, also if the page ends early by `end`: the URL says the state.
 
     Args:
         page: name of the page; state is taken over when another page was shown last.
         fields: what the URL holds.
     """
     _enter(page, fields)
+    token = _within.set(True)
     try:
         yield
+    except _Ended:
+        pass
     except RerunException:  # another run of this or another page follows and writes its own
         _keep(fields)
         raise
-    except BaseException:
+    except Exception:
         _leave(fields)
         raise
+    finally:
+        _within.reset(token)
     _leave(fields)
 
 

@@ -51,8 +51,8 @@ def mode_inputs(
         key: start of the widgets' keys. places: two columns. modes: that are offered, the first one at the start.
     """
     mode = places[0].selectbox(
-        label, modes, format_func=lambda m: drafts.FORM_MODES[m], key=f"{key} mode", persist_state="session",
-        help="\n".join(f"- **{drafts.FORM_MODES[mode]}**: {MODES[mode]}" for mode in modes),
+        label, modes, format_func=lambda m: drafts.MODE_TITLES[m], key=f"{key} mode", persist_state="session",
+        help="\n".join(f"- **{drafts.MODE_TITLES[mode]}**: {MODES[mode]}" for mode in modes),
     )  # fmt: skip
     fields: dict[str, Any] = {"mode": mode}
     if mode == "mean":

@@ -26,7 +26,7 @@ def show_figure(figure: go.Figure, *, key: str, name: str, **arguments: Any) -> 
         key: of the chart. name: of the files, without an ending. arguments: passed to st.plotly_chart.
     """
     shown = st.plotly_chart(figure, key=key, config=PLOT, **arguments)
-    with _save_menu(key):
+    with _save_menu(f"{key} below-figure"):
         figure_saver(key, name, key=f"{key} pictures")
         _file("HTML", partial(figure_html, figure, name), f"{name}.html", "text/html", f"{key} html")
     return shown
@@ -43,7 +43,7 @@ def show_maps(
     """
     event = map_viewer(view, key=key, height=height, name=name)
     made = again or (lambda: view)
-    with _save_menu(key):
+    with _save_menu(f"{key} below-maps"):
         _file("HTML", lambda: standalone_html(made(), title=name), f"{name}.html", "text/html", f"{key} html")
         if refusal := csv_refusal(view):
             st.caption(f"No CSV: {plain(refusal)}")
@@ -54,8 +54,9 @@ def show_maps(
 
 
 def _save_menu(key: str) -> Any:
-    place = st.container(horizontal=True, horizontal_alignment="right")
-    return place.popover("Save", icon=":material/download:", type="tertiary", key=f"{key} save")
+    """A menu at the right edge, drawn up into the empty corner of what it belongs to (see shared.STYLE)."""
+    place = st.container(horizontal=True, horizontal_alignment="right", key=key)
+    return place.popover("Save", icon=":material/download:", type="tertiary", key=f"{key} menu")
 
 
 def _file(label: str, data: Any, name: str, mime: str, key: str) -> None:

@@ -10,7 +10,7 @@ from model import Capture
 from probes.metrics import Metric
 from workbench.figures import LayerPanel, by_layer_figure, head_scatter_figure
 from workbench.head_tables import TABLES, HeadTable, RandomTokens, top_heads
-from workbench.pages.address import address
+from workbench.pages.address import address, end
 from workbench.pages.explore_link import explore_button
 from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import definitions, metric_columns, plain, table
@@ -53,7 +53,7 @@ def heads(bench: Workbench) -> None:
     )  # fmt: skip
     if kind != "heads" and not run.cfg.mixed_sites and kind != "diversity":
         st.info("There is nothing to measure here: M is the identity everywhere.")
-        st.stop()
+        end()
     with st.spinner("Measuring ...", show_time=True):
         found = attempt(lambda: bench.head_table(name, text, kind))
     if not run.cfg.mixed_sites:

@@ -12,9 +12,11 @@ from probes.interventions import to_json
 from workbench import changes, views
 from workbench.changes import ChangeReading
 from workbench.figures import changed_tokens_figure
-from workbench.pages.address import address
+from workbench.links import choice_field, text_field
+from workbench.pages.address import address, end
 from workbench.pages.change_form import change_form
 from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
+from workbench.pages.sweep_pair import KEY as PAIR
 from workbench.pages.sweep_section import sweep_section
 from workbench.session import Workbench
 from workbench.viewer import Window
@@ -27,7 +29,8 @@ SECTIONS = ("one change", "sweep")
 
 def page() -> None:
     bench = workbench()
-    with address("intervene", run_fields(bench)):
+    fields = [*run_fields(bench), choice_field("section", SECTIONS), text_field(PAIR, "pair")]
+    with address("intervene", fields):
         intervene(bench)
 
 
@@ -36,11 +39,8 @@ def intervene(bench: Workbench) -> None:
     st.subheader("What head mixing does: change it and see", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads, so there is no mixing to change. Choose a composed model on the left.")
-        st.stop()
-    section = st.segmented_control(
-        "Section", SECTIONS, default=SECTIONS[0], required=True, key="section", label_visibility="collapsed",
-        persist_state="session",
-    )  # fmt: skip
+        end()
+    section = st.segmented_control("Section", SECTIONS, required=True, key="section", label_visibility="collapsed")
     if section == "sweep":
         sweep_section(bench, name, prompt, run)
     else:

@@ -11,7 +11,9 @@ import streamlit as st
 
 from model import Capture
 from workbench.links import Field, choice_field, text_field
+from workbench.pages.address import end
 from workbench.pages.tables import plain
+from workbench.pages.task_row_choice import task_row_choice
 from workbench.session import Workbench
 from workbench.turns import telling
 
@@ -55,7 +57,7 @@ def attempt(action: Callable[[], Value]) -> Value:
             return action()
     except (ValueError, TypeError, OSError) as error:
         st.error(plain(str(error)), icon=":material/error:")
-        st.stop()
+        end()
 
 
 class _Line:
@@ -73,9 +75,17 @@ class _Line:
             self._place.empty()
 
 
+STYLE = """<style>
+.stMainBlockContainer { padding: 3rem 2rem 4rem; }
+[class*="below-maps"]:not([class*="menu"]) { margin-top: -3.2rem; position: relative; z-index: 1; }
+[class*="below-figure"]:not([class*="menu"]) { margin-top: -1.6rem; }
+</style>"""
+"""Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
+
+
 def roomy() -> None:
-    """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
-    st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
+    """Lay the page out for pictures."""
+    st.html(STYLE)
 
 
 def run_fields(bench: Workbench) -> list[Field]:
@@ -95,10 +105,11 @@ def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
     with st.sidebar:
         name = st.selectbox("Model", attempt(bench.model_names), key="model")
         st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
+        task_row_choice(bench, name)
         prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
     if not prompt:
         st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
-        st.stop()
+        end()
     with st.spinner("Running the model ...", show_time=True):
         return name, prompt, attempt(lambda: bench.capture(name, prompt))
 

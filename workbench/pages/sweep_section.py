@@ -18,6 +18,7 @@ from workbench.figures import sweep_cells_figure
 from workbench.jobs import Cancelled, Job
 from workbench.pages.change_form import mode_inputs, position_choice
 from workbench.pages.shared import PLOT, attempt
+from workbench.pages.sweep_pair import ChosenPair, chosen_pair, of_pair
 from workbench.session import Workbench
 from workbench.sweeping import GRIDS, SweepRequest, SweepResult, sweep_panels
 from workbench.viewer.view import visible_token
@@ -30,6 +31,7 @@ MODES = {
 }
 """What each grid offers; the first is where it starts."""
 OF_TEXT = ("loss", "kl")
+OF_PAIR = ["logit_difference", "loss", "kl", "accuracy"]
 POLL_S = 0.5
 
 
@@ -42,7 +44,11 @@ class Asked:
 
 
 def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
-    request = _request(name, prompt, run)
+    pair = chosen_pair(bench.model(name))
+    if pair is not None and pair.rows.clean.plain_text != prompt:
+        prompt = pair.rows.clean.plain_text
+        run = attempt(lambda: bench.capture(name, prompt))
+    request = _request(name, prompt, run, pair)
     asked: Asked | None = st.session_state.get("sweep")
     busy = asked is not None and asked.job.running
     if st.button("Run", icon=":material/play_arrow:", type="primary", disabled=busy, key="run sweep"):
@@ -57,24 +63,28 @@ def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> Non
         _show(bench, asked, request)
 
 
-def _request(name: str, prompt: str, run: Capture) -> SweepRequest:
+def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> SweepRequest:
     """What the controls say."""
     with st.container(border=True):
         top = st.columns(3)
         grid = top[0].selectbox(
             "Grid", list(GRIDS), format_func=lambda g: GRIDS[g], key="sweep grid", persist_state="session"
         )
-        fields = mode_inputs(f"sweep {grid}", prompt, top[1:], MODES[grid])
+        modes = MODES[grid] if pair is None else ["patch", *MODES[grid]]
+        fields = mode_inputs(f"sweep {grid}{of_pair(pair)}", prompt, top[1:], modes)
+        if pair is not None and fields["mode"] == "patch":
+            fields["prompt"] = pair.rows.corrupted.plain_text
         where = st.columns(3)
         layers = _some(where[0], "Layers", range(run.cfg.n_layers), "sweep layers")
         sites = _some(where[1], "Sites", run.cfg.mixed_sites, "sweep sites")
         positions = position_choice(where[2], run, "sweep positions") if grid == "position" else []
         over = st.columns(3, vertical_alignment="bottom")
-        rows, seed = _examples(over[0], over[2], grid)
-        measures = list(MEASURES) if rows else list(OF_TEXT)
+        rows, seed = _examples(over[0], over[2], grid) if pair is None else (0, 0)
+        measures = list(MEASURES) if rows else OF_PAIR if pair is not None else list(OF_TEXT)
         measure = over[1].selectbox(
-            "Measure", measures, format_func=lambda m: MEASURES[m].title, key="sweep measure", persist_state="session"
-        )
+            "Measure", measures, format_func=lambda m: MEASURES[m].title, key=f"sweep measure{of_pair(pair)}",
+            persist_state="session",
+        )  # fmt: skip
         estimate = st.checkbox(
             "Estimate by gradient (one backward pass) beside it, and say how well the two agree", key="sweep estimate",
             disabled=measure not in SMOOTH, persist_state="session",
@@ -83,7 +93,7 @@ def _request(name: str, prompt: str, run: Capture) -> SweepRequest:
     corpus = fields.pop("corpus", ())
     return SweepRequest(
         name, prompt, grid, measure, tuple(fields.items()), corpus, tuple(layers), tuple(sites), tuple(positions), rows,
-        seed, estimate and measure in SMOOTH,
+        seed, estimate and measure in SMOOTH, "" if pair is None else str(pair.name),
     )  # fmt: skip
 
 
@@ -177,8 +187,9 @@ def _show(bench: Workbench, asked: Asked, now: SweepRequest) -> None:
 
 def _described(request: SweepRequest) -> str:
     over = f"{request.rows} held-out task rows (seed {request.seed})" if request.rows else "this prompt"
+    over = f"the answer of task row {request.pair}" if request.pair else over
     change = dict(request.change)
-    numbers = "".join(f" {name} {value:g}" for name, value in change.items() if name != "mode")
+    numbers = "".join(f" {name} {value:g}" for name, value in change.items() if name not in ("mode", "prompt"))
     return f"{MEASURES[request.measure].title} over {over}: {change['mode']}{numbers} at each {GRIDS[request.grid]}"
 
 

@@ -13,7 +13,7 @@ from probes.virtual_heads import score_contrast
 from workbench.attributions import Attributions, HeadKeys, head_keys, likely_tokens
 from workbench.figures import head_matrices_figure, virtual_head_flow_figure, virtual_head_keys_figure
 from workbench.figures.virtual_head_flow import largest_edges
-from workbench.pages.address import address
+from workbench.pages.address import address, end
 from workbench.pages.explore_link import explore_button
 from workbench.pages.shared import PLOT, attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import plain, table
@@ -51,7 +51,7 @@ def virtual_heads(bench: Workbench) -> None:
     if tokens is None:
         with strip:
             show_tokens(run, query, query, np.full(len(run), np.nan), "Tokens: click chooses the query.")
-        st.stop()
+        end()
     found = attempt(lambda: bench.attributions(name, prompt, query, *tokens))
     head = current_head(found, (name, prompt, query, *tokens))
     row = head_keys(run, head[0], query, head[1], head[2], found.direction)
