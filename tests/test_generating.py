@@ -86,6 +86,15 @@ def test_mean_over_heads_keeps_the_unit():
     np.testing.assert_allclose(mean_over_heads(rows)["pre"], [np.sqrt(25 / 3), 2.0])
 
 
+def test_what_there_is_so_far_does_not_grow(model):
+    out, seen = Transcript(PROMPT), []
+    request = GenerationRequest(NAME, PROMPT, 6)
+    generate_watched(model, request, out, lambda done, total: seen.append(out.so_far()), nullcontext)
+    assert all(len(one.rows) <= len(one.tokens) <= len(one.rows) + 1 for one in seen)
+    assert {len(one.tokens) for one in seen} == set(range(7))
+    assert out.new_text.startswith(seen[-20].new_text)
+
+
 def test_a_plain_model_is_generated_from_at_no_distance():
     model = load_model("demo/transformer")
     out = generated(model, GenerationRequest("demo/transformer", PROMPT, 4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class GenerationRequest:
 
 @dataclass
 class Transcript:
-    """What has come of a generation so far; one thread adds to it, others read it.
+    """What has come of a generation so far; one thread adds to it, others read what so_far() gives them.
 
     Attributes:
         prompt_ids: token ids of the prompt. tokens: the new ones.
@@ -76,9 +76,14 @@ class Transcript:
     waited_s: float = 0.0
     backends: str = ""
 
+    def so_far(self) -> Transcript:
+        """As it is now: a copy that does not grow. Every row has its token."""
+        rows = list(self.rows)  # first: a token comes before its row
+        return replace(self, rows=rows, tokens=list(self.tokens))
+
     @property
     def new_text(self) -> str:
-        return "".join(token.text for token in list(self.tokens))
+        return "".join(token.text for token in self.tokens)
 
     @property
     def prefill_speed(self) -> float | None:
@@ -92,7 +97,7 @@ class Transcript:
 
     def distances(self, site: str) -> np.ndarray:
         """[new token, layer, head] of the tokens that have a row."""
-        return np.stack([row[site] for row in list(self.rows)])
+        return np.stack([row[site] for row in self.rows])
 
 
 def generate_watched(

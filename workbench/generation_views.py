@@ -18,7 +18,7 @@ def token_view(transcript: Transcript, shown: int, cfg: DCFormerConfig, selected
 
     The scale is the largest distance of all tokens so far, so that tokens can be compared.
     """
-    rows = list(transcript.rows)
+    rows = transcript.rows
     empty = np.full((cfg.n_layers, cfg.n_heads), np.nan, dtype=np.float32)
     scale = _scale([row[site] for row in rows for site in SITES])
     panels = [
@@ -31,17 +31,15 @@ def token_view(transcript: Transcript, shown: int, cfg: DCFormerConfig, selected
     )  # fmt: skip
 
 
-def growth_view(
-    transcript: Transcript, room: int, cfg: DCFormerConfig, names: Sequence[str] = (), shown: int | None = None
-) -> MapView:
+def growth_view(transcript: Transcript, room: int, cfg: DCFormerConfig, names: Sequence[str], shown: int) -> MapView:
     """Layer x new token, a panel a site: root mean square over heads; tokens that have not come are absent.
 
     Args:
         room: how many tokens there may be, so that the picture keeps its size. names: of the tokens that are there.
         shown: the token whose column is marked, in its most composed layer.
     """
-    rows = list(transcript.rows)
-    panels, by_site = [], {}
+    rows = transcript.rows
+    by_site = {}
     for site in SITES:
         values = np.full((cfg.n_layers, room), np.nan, dtype=np.float32)
         for token, row in enumerate(rows[:room]):
@@ -49,19 +47,17 @@ def growth_view(
         by_site[site] = values
     scale = _scale(list(by_site.values()))
     panels = [Panel(f"M_{site}, all heads", values, scale, UNIT, False) for site, values in by_site.items()]
-    marked = None
-    if shown is not None and shown < min(len(rows), room):
-        marked = (int(np.argmax(by_site[SITES[-1]][:, shown])), shown)
-    labels = [names[at] if at < len(names) else "" for at in range(room)] if names else ()
+    marked = (int(np.argmax(by_site[SITES[-1]][:, shown])), shown) if 0 <= shown < min(len(rows), room) else None
+    labels = [names[at] if at < len(names) else "…" for at in range(room)]
     return MapView(
         panels, Labels("layer", [f"L{layer}" for layer in range(cfg.n_layers)]), Labels("new token", labels),
-        selected=marked, absent="no token yet",
+        selected=marked, absent="no token yet", stretch=True,
     )  # fmt: skip
 
 
 def most_composed(transcript: Transcript, shown: int) -> Cell | None:
     """(layer, head) whose mixing, both sites together, is farthest from identity at a new token; None without a row."""
-    rows = list(transcript.rows)
+    rows = transcript.rows
     if not 0 <= shown < len(rows):
         return None
     total = np.asarray(sum(rows[shown][site] for site in SITES))
@@ -71,7 +67,7 @@ def most_composed(transcript: Transcript, shown: int) -> Cell | None:
 
 def shades(transcript: Transcript) -> np.ndarray:
     """One number a new token: root mean square of its distances over sites, layers and heads; NaN without a row."""
-    rows = list(transcript.rows)
+    rows = transcript.rows
     found = np.full(len(transcript.tokens), np.nan)
     for token, row in enumerate(rows[: len(found)]):
         found[token] = np.sqrt(np.mean([np.square(row[site]).mean() for site in SITES]))

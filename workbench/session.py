@@ -184,6 +184,12 @@ class Workbench:
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt), model)
 
+    def capture_of_ids(self, name: str, ids: tuple[int, ...]) -> Capture:
+        """The same of token ids, which a tokenizer might cut otherwise."""
+        model = self.model(name)
+        tokens = torch.tensor(ids)
+        return self._once(self._captures, (name, ids), ("run", name), lambda: capture(model, tokens), model)
+
     def changed_capture(self, name: str, prompt: str, change: str) -> Capture:
         """One forward of a model under a change; kept like every capture.
 

@@ -7,7 +7,7 @@ import streamlit as st
 from workbench.links import Field, choice_field, integer_field, number_field, text_field
 from workbench.loading import PLANNED, devices
 from workbench.model_choice import AS_STORED, DTYPE_NAMES
-from workbench.pages.address import address
+from workbench.pages.address import address, end
 from workbench.pages.generate_section import LONGEST, generate_section
 from workbench.pages.load_section import load_section
 from workbench.pages.shared import EXAMPLES, roomy, workbench
@@ -24,7 +24,7 @@ def page() -> None:
         st.markdown("##### Generate")
         if bench.loaded.get(choice.name) is None:
             st.info("Load the model first.", icon=":material/arrow_upward:")
-            st.stop()
+            end()
         generate_section(bench, choice.name)
 
 

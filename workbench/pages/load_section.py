@@ -59,9 +59,7 @@ def _offer(bench: Workbench, choice: ModelChoice) -> None:
     there = bench.loaded.get(choice.name) is not None
     with st.expander("What it takes", expanded=not there, icon=":material/memory:"):
         _show_plan(found)
-    if there:
-        st.success(f"Loaded as {plain(choice.name)}: every page offers it under this name.", icon=":material/check:")
-    elif st.button(
+    if not there and st.button(
         "Load", type="primary", icon=":material/download:", key="load model", disabled=found.refusal is not None
     ):
         st.session_state["full load"] = bench.start_load(choice)
@@ -150,7 +148,7 @@ def _loaded(bench: Workbench) -> None:
     if not names:
         return
     held = memory_in_words(memory_in_use(str(_device_of(bench, names[-1]))))
-    st.markdown("##### Loaded")
+    st.markdown("##### Loaded: every page offers these models")
     for number, name in enumerate(names):
         model = bench.loaded.get(name)
         if model is None:  # another session has just unloaded it
