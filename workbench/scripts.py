@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from probes.tasks import RULES
 from workbench.comparisons import NEXT_TOKENS, Place, Side
 from workbench.generating import GenerationRequest
+from workbench.head_tables import RandomTokens
 from workbench.model_choice import ModelChoice
 from workbench.task_runs import TaskRequest
 from workbench.views import KINDS, Selection
@@ -29,21 +30,32 @@ def script(imports: Sequence[str], lines: Sequence[str], numbers: Mapping[str, s
     return f"{head}\n\n{body}\n\nprint(json.dumps({{\n{printed}\n}}))\n"
 
 
-def run_lines(model: str, prompt: str) -> list[str]:
-    """The lines that load a model and capture a prompt as `model` and `run`."""
-    return [model_line(model), RUN_LINE.format(prompt=prompt)]
-
-
 def model_line(model: str) -> str:
     """The line that loads the model of this name, on the device and in the dtype that the name says."""
     return f"model = {ModelChoice.from_name(model).load_line}"
 
 
-def explore_script(model: str, prompt: str, at: Selection, kind: str) -> str:
+def run_lines(model: str, prompt: str, change: str = "") -> list[str]:
+    """The lines that load a model and capture a prompt as `model` and `run`; change: JSON of one that is in place."""
+    run = RUN_LINE.format(prompt=prompt)
+    return [model_line(model), *(_under(change, run) if change else [run])]
+
+
+def _under(change: str, line: str) -> list[str]:
+    return [f"change = from_json({change!r})", "with change.applied(model):", f"    {line}"]
+
+
+def run_imports(change: str) -> list[str]:
+    """What run_lines needs."""
+    needed = ["from model import capture, load_model"]
+    return [*needed, "from probes.interventions import from_json"] if change else needed
+
+
+def explore_script(model: str, change: str, prompt: str, at: Selection, kind: str) -> str:
     """What Explore shows of one cell: raw and composed values of all heads, the matrix, its branches, the parts."""
     site = KINDS[kind]
     lines = [
-        *run_lines(model, prompt),
+        *run_lines(model, prompt, change),
         f"layer, head, query, key = {at.layer}, {at.head}, {at.query}, {at.key}",
         f"raw = run.{kind}(layer, 'raw', queries=query, keys=key)[:, 0, 0]",
         f"composed = run.{kind}(layer, 'composed', queries=query, keys=key)[:, 0, 0]",
@@ -59,7 +71,76 @@ def explore_script(model: str, prompt: str, at: Selection, kind: str) -> str:
         "branches": "{name: part.tolist() for name, part in branches.items()}", "parts": "parts.tolist()",
         "row_sum": "float(row.sum())",
     }  # fmt: skip
-    return script(["from model import capture, load_model"], lines, numbers)
+    return script(run_imports(change), lines, numbers)
+
+
+def intervene_script(model: str, prompt: str, change: str) -> str:
+    """What Intervene shows of one change: losses and divergence at every position; change: its JSON."""
+    lines = [
+        *run_lines(model, prompt),
+        f"change = from_json({change!r})",
+        "with change.applied(model):",
+        "    changed = capture(model, run.tokens)",
+        "found = compare_runs(run, changed, same_heads=True)",
+        "# found.tokens and found.heads are the whole tables; changed has maps and mixing like run",
+    ]
+    numbers = {
+        "loss_intact": "found.tokens['loss_a'].tolist()", "loss_changed": "found.tokens['loss_b'].tolist()",
+        "kl": "found.tokens['kl'].tolist()",
+    }  # fmt: skip
+    imports = [
+        "from model import capture, load_model", "from probes.comparison import compare_runs",
+        "from probes.interventions import from_json",
+    ]  # fmt: skip
+    return script(imports, lines, numbers)
+
+
+def virtual_heads_script(
+    model: str, change: str, prompt: str, query: int, tokens: tuple[int, int | None], head: tuple[int, int, int]
+) -> str:
+    """What Virtual heads shows: every virtual head of a query along a token's logit, and one of them key by key."""
+    lines = [
+        *run_lines(model, prompt, change),
+        f"query, token, contrast = {query}, {tokens[0]}, {tokens[1]}  # token ids; a contrast's logit is subtracted",
+        f"layer, source, target = {head[0]}, {head[1]}, {head[2]}",
+        "direction = logit_direction(model, run, query, token, contrast)",
+        "table = ranked_virtual_heads(run, query, direction, count=None)  # all of all layers, the largest first",
+        "sums = table.groupby('layer').attribution.sum()",
+        "seen = run.keys_seen(layer, query)",
+        "pattern = run.pattern(layer, 'raw', heads=source, queries=query)[0, 0, seen]",
+        "mixing = run.mixing(layer, 'post').row(query)[:, source, target]  # M_post at every key",
+        "scores = score_contrast(run, layer, query, query)  # source x target, before the softmax",
+    ]
+    numbers = {
+        "largest": "table.head(20).to_dict('records')", "sums": "sums.to_dict()", "pattern": "pattern.tolist()",
+        "mixing": "mixing.tolist()", "scores": "scores.tolist()",
+    }  # fmt: skip
+    imports = [
+        *run_imports(change),
+        "from probes.virtual_heads import logit_direction, ranked_virtual_heads, score_contrast",
+    ]
+    return script(imports, lines, numbers)
+
+
+def heads_script(model: str, change: str, text: str | RandomTokens, kind: str) -> str:
+    """One of the tables of Heads: a list of its rows."""
+    measure = {
+        "heads": "head_metrics", "raw to composed": "raw_to_composed", "diversity": "diversity",
+        "mixing": "mixing_metrics",
+    }[kind]  # fmt: skip
+    imports = [*run_imports(change), f"from probes.metrics import {measure}"]
+    if isinstance(text, RandomTokens):
+        imports.append("from probes.metrics import repeated_random_tokens")
+        run = "run = capture(model, tokens, logits=False)"
+        lines = [
+            model_line(model),
+            f"tokens = repeated_random_tokens(model, {text.block}, {text.repeats}, {text.seed})",
+            *(_under(change, run) if change else [run]),
+        ]
+    else:
+        lines = run_lines(model, text, change)
+    lines.append(f"table = {measure}(run)  # one row a value: a pandas table")
+    return script(imports, lines, {"table": "table.to_dict('records')"})
 
 
 def generation_script(request: GenerationRequest, tokens: int, shown: int) -> str:

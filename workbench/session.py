@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,7 @@ ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
 PLANS_KEPT = 32
 PICTURES_KEPT = 256
+CHANGED_NAMES_KEPT = 4096
 SMALL_MAP_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
 COMPARISONS_KEPT = 256
@@ -93,6 +96,7 @@ class Workbench:
         self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
         self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
+        self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._loads = threading.BoundedSemaphore(LOADS_AT_ONCE)
         self._generations = threading.BoundedSemaphore(GENERATIONS_AT_ONCE)
@@ -105,8 +109,30 @@ class Workbench:
         """Every model that can be chosen: the bundled pair, what the model folder holds, what else is loaded."""
         return list(dict.fromkeys([*list_models(self.model_folder), *self.loaded.names()]))
 
+    def under(self, name: str, change: str) -> str:
+        """A name of the model with a change always in place, for every method that takes a model's name.
+
+        Args:
+            change: JSON of the change; "" gives the name itself.
+        Raises:
+            ValueError: JSON that is no change, or a change that this model cannot have.
+        """
+        if not change:
+            return name
+        from_json(change).check(self.model(name).cfg)
+        changed = f"{name} under {hashlib.sha256(change.encode()).hexdigest()[:16]}"
+        with self._guard:
+            self._changed_names[changed] = (name, change)
+        return changed
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """The model's own name, and the JSON of the change that `under` put in place, "" for none."""
+        with self._guard:
+            return self._changed_names.get(name, (name, ""))
+
     def model(self, name: str) -> HookedDCFormer:
         """The model of this name, loaded at the first call; at most MODELS_KEPT stay, beside those of start_load."""
+        name, _ = self.parts(name)
         if (held := self.loaded.get(name)) is not None:
             return held
         return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
@@ -157,8 +183,9 @@ class Workbench:
         self.loaded.remove(name)
         del model
         with self._turn(("run", name)), self._guard:
+            names = [name, *(changed for changed, (own, _) in self._changed_names.items() if own == name)]
             for cache in self._caches():
-                for key in [key for key in cache if mentions(key, name)]:
+                for key in [key for key in cache if any(mentions(key, gone) for gone in names)]:
                     del cache[key]
         give_back_memory()
 
@@ -180,6 +207,9 @@ class Workbench:
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
+        own, change = self.parts(name)
+        if change:
+            return self.changed_capture(own, prompt, change)
         model = self.model(name)
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt), model)
@@ -405,11 +435,12 @@ class Workbench:
 
     def random_capture(self, name: str, asked: RandomTokens) -> Capture:
         """One forward over repeated random tokens, kept like every capture."""
-        model = self.model(name)
+        model, (_, change) = self.model(name), self.parts(name)
 
         def build() -> Capture:
             tokens = repeated_random_tokens(model, asked.block, asked.repeats, asked.seed)
-            return capture(model, tokens, logits=False)
+            with from_json(change).applied(model) if change else nullcontext():
+                return capture(model, tokens, logits=False)
 
         return self._once(self._captures, (name, asked), ("run", name), build, model)
 

@@ -40,7 +40,8 @@ def address(page: str, fields: Sequence[Field]) -> Iterator[None]:
     """Keep a page's state and its URL the same; the whole page stands inside.
 
     Before: every field has a value in st.session_state under its key, from the URL if the page was just opened or
-    the URL was changed, else from what this session had here, else its default. Widgets are made with `key=` alone.
+    the URL was changed, else from what this session had here, else its default. Widgets are made with `key=` and no
+    value; those that are not drawn in every run of the page also with `persist_state="session"`.
     After, also if the page ends early by `end`: the URL says the state.
 
     Args:
@@ -73,7 +74,8 @@ def _enter(page: str, fields: Sequence[Field]) -> None:
     state, here = st.session_state, _given()
     opened = state.get(MARK) != page
     state[MARK] = page
-    asked = (bool(here) if opened else here != state.get(WRITTEN)) and not _under_way(here)
+    # what this session wrote itself is no link, also where it still stands when another page opens
+    asked = here != state.get(WRITTEN) and (bool(here) or not opened) and not _under_way(here)
     state[RESTORED] = asked
     kept = state.setdefault(KEPT, {})
     values: dict[str, Any] = {}

@@ -59,7 +59,7 @@ def explore(bench: Workbench) -> None:
     inspector(run, selection, kind)
     show_predictions(run, selection, bench.model(name).to_string)
     with tools:
-        copy_as_python(explore_script(name, prompt, selection, kind))
+        copy_as_python(explore_script(*bench.parts(name), prompt, selection, kind))
         st.download_button(
             "Save capture", lambda: capture_npz(run, name, prompt), "capture.npz", "application/octet-stream",
             icon=":material/download:", on_click="ignore", key="capture npz",

@@ -25,6 +25,7 @@ from workbench.generation_views import growth_view, most_composed, shades, token
 from workbench.jobs import Cancelled, Job
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_maps
+from workbench.pages.explore_link import open_in_explore
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain
 from workbench.scripts import generation_script
@@ -224,18 +225,16 @@ def _jump(bench: Workbench, asked: Asked | None) -> None:
     index = st.session_state.pop("full jump", None)
     if index is None or asked is None:
         return
-    name, out, state = asked.request.model, asked.transcript, st.session_state
-    state["full shown"] = index
+    name, out = asked.request.model, asked.transcript
+    st.session_state["full shown"] = index
     place = attempt(lambda: place_of_token(bench.model(name), out, index))
     with st.spinner("Running the text so far ...", show_time=True):
         run = attempt(lambda: bench.capture(name, place.prompt))
     layer, head = most_composed(out, index) or (None, None)
     selection = attempt(lambda: views.chosen_selection(run, layer, head, place.query))
-    state.model, state.prompt, state.question = name, place.prompt, (name, place.prompt)
-    state.window, state.selection = None, selection
     if not place.exact:
         st.toast(
             "The tokenizer cuts this text otherwise than the model wrote it: Explore shows its last token, whose "
             "numbers differ from those here.", duration="long",
         )  # fmt: skip
-    st.switch_page("workbench/pages/explore.py")
+    open_in_explore(name, place.prompt, selection)

@@ -31,7 +31,8 @@ def inspector(run: Capture, selection: Selection, kind: str) -> None:
     """The section of the page for a selection; kind: "scores" or "pattern"."""
     site = KINDS[kind]
     query, key = (visible_token(run.str_tokens[at]) for at in (selection.query, selection.key))
-    st.markdown(f"##### What head {selection.head} is made of: M_{site} at work")
+    place = f"query {selection.query} and key {selection.key}"
+    st.markdown(f"##### What head {selection.head} is made of: M_{site} at {place}")
     st.code(f"query {selection.query}: {query}    key {selection.key}: {key}", language=None)
     look = st.segmented_control("Look at", list(LOOKS), required=True, key="look", label_visibility="collapsed")
     along = LOOKS[look or next(iter(LOOKS))]

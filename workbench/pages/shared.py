@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from model import Capture
+from workbench.drafts import label, loaded
 from workbench.links import Field, choice_field, text_field
 from workbench.pages.address import end
 from workbench.pages.tables import plain
@@ -88,18 +89,27 @@ def roomy() -> None:
     st.html(STYLE)
 
 
-def run_fields(bench: Workbench) -> list[Field]:
-    """Model and prompt as choose_run keeps them, for the URL of a page."""
-    return [
+SAVED = "saved changes"
+"""Key of the changes that this session can put in place, in st.session_state: JSON -> a few words."""
+UNDER = "under"
+
+
+def run_fields(bench: Workbench, changed: bool = True) -> list[Field]:
+    """What choose_run keeps, for the URL of a page: model, prompt, and the change in place if the page offers one."""
+    fields = [
         choice_field("model", attempt(bench.model_names)),
         text_field("prompt", default=next(iter(EXAMPLES.values()))),
     ]
+    return [*fields, text_field(UNDER)] if changed else fields
 
 
-def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
+def choose_run(bench: Workbench, changed: bool = True) -> tuple[str, str, Capture]:
     """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
 
     To be called within `address`, with run_fields among its fields.
+
+    Args:
+        changed: offer the changes that were saved on the page Intervene. The name then carries the change.
     """
     roomy()
     with st.sidebar:
@@ -107,11 +117,30 @@ def choose_run(bench: Workbench) -> tuple[str, str, Capture]:
         st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
         task_row_choice(bench, name)
         prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
+        change = _change_in_place() if changed else ""
     if not prompt:
         st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
         end()
     with st.spinner("Running the model ...", show_time=True):
+        name = attempt(lambda: bench.under(name, change))
         return name, prompt, attempt(lambda: bench.capture(name, prompt))
+
+
+def _change_in_place() -> str:
+    """JSON of the change that the model runs under, "" for none; nothing is drawn where there is none to choose."""
+    given = st.session_state.get(UNDER) or ""
+    saved = st.session_state.setdefault(SAVED, {})
+    if given and given not in saved:  # it came with a link
+        saved[given] = attempt(lambda: label(loaded(given)))
+    if not saved:
+        return ""
+    chosen = st.selectbox(
+        "Under an intervention", ["", *saved], format_func=lambda one: saved.get(one, "none: the model as it is"),
+        key=UNDER,
+    )  # fmt: skip
+    if chosen:
+        st.caption("All that this page shows is of the changed run.")
+    return chosen
 
 
 def _take_example() -> None:
