@@ -366,6 +366,10 @@ def ask_for(page: Page, tokens: int) -> None:
     page.get_by_role("button", name="Generate", exact=True).click()
 
 
+def model_layers(models: Path) -> int:
+    return load_model(models / "mine").cfg.n_layers
+
+
 def metric(page: Page, name: str) -> str:
     return page.get_by_test_id("stMetric").filter(has_text=name).get_by_test_id("stMetricValue").inner_text()
 
@@ -407,6 +411,7 @@ def test_a_click_on_a_column_shows_that_token_and_the_url_keeps_it(page, models)
     canvas = page.locator(".st-key-full-growth").get_by_test_id("map-canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
+    assert box["width"] / 8 > 1.2 * box["height"] / model_layers(models)  # stretched: the cells fill the width
     canvas.click(position={"x": box["width"] * 2.5 / 8, "y": box["height"] * 0.4})
     expect(page.get_by_text(re.compile(r"new token 2, position"))).to_be_visible(timeout=PATIENCE)
     expect(page).to_have_url(re.compile("token=2"), timeout=PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,20 @@ def test_a_capture_waits_for_one_token_at_most(model):
     job.wait(60)
     assert job.cancelled
     assert PROMPT + out.new_text == Engine(model).generate(PROMPT, len(out.tokens))
+
+
+def test_a_generation_that_nobody_holds_any_more_ends(model):
+    bench, out = Workbench(), Transcript(PROMPT)
+    job = bench.start_generation(GenerationRequest(NAME, PROMPT, 1000), out)
+    while not out.tokens:
+        pass
+    thread = job._thread
+    del job  # a closed tab
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(out.tokens) < 1000
+    assert bench.capture(NAME, " Mary has").logits is not None
 
 
 # -- to Explore --------------------------------------------------------------------------------------

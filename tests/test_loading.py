@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from model import load_model, save_model
+from model import capture, load_model, save_model
 from model.checkpoints.load import check_checkpoint
 from model.memory import plan
+from probes import uncomposed_twin
+from probes.interventions import to_json
 from tests.checkpoint_dirs import random_model, word_tokenizer, write_neox, write_published
 from tests.models import some_tokens
 from workbench import loading
@@ -19,7 +22,8 @@ from workbench.generating import GenerationRequest, Transcript
 from workbench.jobs import Cancelled
 from workbench.loading import LoadedModels, plan_load
 from workbench.model_choice import ModelChoice
-from workbench.session import Workbench
+from workbench.scripts import run_lines
+from workbench.session import Workbench, mentions
 
 PUBLISHED = {
     "dcformer": {},
@@ -240,6 +244,44 @@ def test_unloading_ends_generations_and_frees_their_weights(tmp_path):
     assert weights() is None
 
 
+def test_unloading_takes_what_was_made_under_a_change_too(tmp_path):
+    save_model(load_model("demo/dcformer"), tmp_path / "mine")
+    bench = Workbench()
+    name = loaded_name(bench, ModelChoice(str(tmp_path / "mine"), dtype="float64"))
+    changed = bench.under(name, to_json(uncomposed_twin()))
+    bench.distances(changed, " Mary has an apple")
+    bench.head_table(changed, " Mary has an apple", "diversity")
+    bench.unload(name)
+    assert [key for cache in bench._caches() for key in cache if mentions(key, name) or mentions(key, changed)] == []
+
+
+def test_a_capture_that_was_under_way_is_answered_and_not_kept(tmp_path, monkeypatch):
+    save_model(load_model("demo/dcformer"), tmp_path / "mine")
+    bench, entered, go_on = Workbench(), threading.Event(), threading.Event()
+    name = loaded_name(bench, ModelChoice(str(tmp_path / "mine"), dtype="float64"))
+
+    def slow(model, prompt):
+        entered.set()
+        go_on.wait(60)
+        return capture(model, prompt)
+
+    monkeypatch.setattr("workbench.session.capture", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(bench.capture, name, " Mary has")
+        entered.wait(60)
+        second = pool.submit(bench.capture, name, " John has")  # stands in line behind the first
+        while len(bench._turn(("run", name))) < 2:
+            pass
+        unloading = threading.Thread(target=bench.unload, args=(name,))
+        unloading.start()
+        while name in bench.loaded.names():
+            pass
+        go_on.set()
+        assert [len(first.result(60)), len(second.result(60))] == [2, 2]
+        unloading.join(60)
+    assert not bench._captures
+
+
 def test_unloading_what_is_not_loaded_changes_nothing():
     bench = Workbench()
     bench.unload("nothing")
@@ -261,6 +303,7 @@ def test_a_name_says_its_choice(choice):
 
 
 def test_the_line_of_a_script_loads_the_same_model():
+    assert run_lines("demo/x [cpu, float64]", "a")[0] == "model = load_model('demo/x', device='cpu', dtype='float64')"
     assert ModelChoice("demo/dcformer").load_line == "load_model('demo/dcformer')"
     model = eval(ModelChoice("demo/dcformer", "cpu", "float64").load_line, {"load_model": load_model})
     assert (model.cfg.dtype, model.cfg.device) == (torch.float64, "cpu")
