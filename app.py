@@ -2,8 +2,11 @@
 
 import streamlit as st
 
+from workbench.pages.guard import behind_gate
+
 # an image of our own: the icons Streamlit offers here are fetched from the internet
 st.set_page_config(page_title="DCFormer workbench", page_icon="workbench/pages/icon.png", layout="wide")
+behind_gate()
 st.navigation(
     [
         st.Page("workbench/pages/explore.py", title="Explore", default=True),

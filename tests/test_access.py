@@ -5,7 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from workbench.access import ALLOW_HUB, MODELS, allowed_model, hub_allowed, model_folders
+from model import load_model
+from model.checkpoints import save_model
+from workbench import access
+from workbench.access import (
+    ALLOW_HUB,
+    MODELS,
+    STORES,
+    allowed_model,
+    allowed_store,
+    hub_allowed,
+    model_folders,
+    offered_models,
+    store_folders,
+)
+from workbench.session import Workbench
 
 
 @pytest.fixture
@@ -77,3 +91,79 @@ def test_settings_come_from_the_environment(folder):
     assert model_folders({}) == ()
     assert [hub_allowed({ALLOW_HUB: value}) for value in ("1", "Yes", "0", "")] == [True, True, False, False]
     assert not hub_allowed({})
+
+
+# -- stores and studies ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stores(tmp_path) -> Path:
+    """A folder with one store in it, whose labels lie deeper, and a file beside the folder."""
+    (tmp_path / "stores" / "mine" / "labels").mkdir(parents=True)
+    (tmp_path / "stores" / "mine" / "manifest.json").write_text("{}")
+    (tmp_path / "stores" / "mine" / "labels" / "role.json").write_text("{}")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.json").write_text("{}")
+    return tmp_path / "stores"
+
+
+def test_a_store_is_named_by_its_path_or_within_its_folder(stores):
+    for typed in ("mine", str(stores / "mine")):
+        assert allowed_store(typed, [stores]) == stores / "mine"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", " ", "..", "../outside", "mine/../../outside", "/", "/etc", "/proc/self", "~", "~root", "mine\0", "a" * 9000,
+     "\ud800", "file:///etc", "mine/manifest.json", "//etc", "\\\\server\\share", "%2e%2e/outside"],
+)  # fmt: skip
+def test_no_other_folder_is_opened_as_a_store_and_none_is_named(stores, typed):
+    with pytest.raises(ValueError, match="may not be opened") as refused:
+        allowed_store(typed, [stores])
+    assert str(stores) not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("place", ["escape", "mine/escape.json", "mine/labels/escape.json", "mine/labels/deeper"])
+def test_a_link_out_of_the_folder_closes_the_store_at_any_depth(stores, place):
+    target = stores.parent / "outside" if "." not in place else stores.parent / "outside" / "secret.json"
+    (stores / place).symlink_to(target)
+    with pytest.raises(ValueError, match="may not be opened"):
+        allowed_store("escape" if place == "escape" else "mine", [stores])
+
+
+def test_a_folder_with_more_files_than_are_looked_at_is_not_opened(stores, monkeypatch):
+    monkeypatch.setattr(access, "MOST_FILES", 2)
+    with pytest.raises(ValueError, match="may not be opened"):
+        allowed_store("mine", [stores])
+
+
+def test_folders_of_stores_are_those_given_and_the_workbenchs_own(stores):
+    assert store_folders({STORES: str(stores)})[0] == stores
+    assert all(folder.name in ("studies", "runs") for folder in store_folders({}))
+
+
+# -- what a page offers ------------------------------------------------------------------------------
+
+
+def test_models_that_link_out_of_the_folder_are_neither_offered_nor_loaded(folder):
+    model = load_model("demo/dcformer")
+    save_model(model, folder.parent / "outside" / "real")
+    save_model(model, folder / "real")
+    (folder / "escape").symlink_to(folder.parent / "outside" / "real")
+    assert offered_models([folder]) == ["demo/dcformer", "demo/transformer", str(folder / "real")]
+    assert offered_models([folder / "real"])[2:] == [str(folder / "real")]
+    bench = Workbench([folder])
+    assert bench.model(str(folder / "real")).cfg.n_layers == model.cfg.n_layers
+    for name in ("escape", str(folder / "escape"), str(folder.parent / "outside" / "real"), "../outside/real"):
+        with pytest.raises(ValueError, match="may not be opened"):
+            bench.model(name)
+
+
+def test_the_hub_is_not_asked_for_a_name_in_a_link(monkeypatch):
+    monkeypatch.delenv(ALLOW_HUB, raising=False)
+    asked = []
+    monkeypatch.setattr("model.checkpoints.hub.fetch", lambda *given, **more: asked.append(given))
+    with pytest.raises(ValueError, match="may not be asked"):
+        Workbench().model("some-org/some-model")
+    assert asked == []

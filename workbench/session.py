@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import is_dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from cachetools import LRUCache
 
-from model import Capture, HookedDCFormer, capture, list_models, load_model
+from model import Capture, HookedDCFormer, capture, load_model
 from model.capture import MAPS
 from probes import MeanMixing
 from probes.comparison import caution, compare_runs
@@ -28,6 +28,7 @@ from probes.side_by_side import Runs, paired_metrics, same_vocabulary
 from probes.store import Store
 from probes.study import Study, run_study
 from probes.tasks import TaskRow, TaskScores, score
+from workbench.access import allowed_model, hub_allowed, offered_models
 from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
@@ -78,12 +79,12 @@ class Workbench:
     probes.interventions.to_json writes.
 
     Args:
-        model_folder: a folder of model directories to offer beside the bundled pair.
+        model_folders: folders of model directories to offer beside the bundled pair; no other directory is opened.
         device, dtype: passed to load_model.
     """
 
-    def __init__(self, model_folder: str | Path | None = None, device: str = "auto", dtype: str | None = None):
-        self.model_folder, self.device, self.dtype = model_folder, device, dtype
+    def __init__(self, model_folders: Sequence[Path] = (), device: str = "auto", dtype: str | None = None):
+        self.model_folders, self.device, self.dtype = tuple(model_folders), device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
         self.loaded = LoadedModels()
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
@@ -110,8 +111,8 @@ class Workbench:
         self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
-        """Every model that can be chosen: the bundled pair, what the model folder holds, what else is loaded."""
-        return list(dict.fromkeys([*list_models(self.model_folder), *self.loaded.names()]))
+        """Every model that can be chosen: the bundled pair, what the model folders hold, what else is loaded."""
+        return list(dict.fromkeys([*offered_models(self.model_folders), *self.loaded.names()]))
 
     def under(self, name: str, change: str) -> str:
         """A name of the model with a change always in place, for every method that takes a model's name.
@@ -135,11 +136,20 @@ class Workbench:
             return self._changed_names.get(name, (name, ""))
 
     def model(self, name: str) -> HookedDCFormer:
-        """The model of this name, loaded at the first call; at most MODELS_KEPT stay, beside those of start_load."""
+        """The model of this name, loaded at the first call; at most MODELS_KEPT stay, beside those of start_load.
+
+        Raises:
+            ValueError: it is none of those that may be opened, see workbench.access.
+        """
         name, _ = self.parts(name)
         if (held := self.loaded.get(name)) is not None:
             return held
-        return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
+
+        def load() -> HookedDCFormer:
+            # a name may come from a link
+            return load_model(allowed_model(name, self.model_folders, hub_allowed()), self.device, self.dtype)
+
+        return self._once(self._models, name, "load", load)
 
     def load_plan(self, choice: ModelChoice, tokens: int | None, mode: str) -> LoadPlan:
         """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""

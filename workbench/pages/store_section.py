@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from probes.store import Store
+from workbench.access import allowed_store, store_folders
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain, table
 from workbench.viewer.view import visible_token
@@ -21,11 +22,12 @@ def store_section() -> None:
     typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
     if not typed:
         st.info(
-            "Type the folder of a store: `python -m workbench harvest --data corpus.txt --out store` writes one, and a "
-            "study keeps its own in its subfolder stores."
+            "Type the folder of a store: `python -m workbench harvest --data corpus.txt --out runs/store` writes one, "
+            "and a study keeps its own in its subfolder stores. Stores are opened in the workbench's runs and studies, "
+            "and in the folders that `python -m workbench app --stores` was given."
         )
         return
-    store = attempt(lambda: Store.open(typed))
+    store = attempt(lambda: Store.open(allowed_store(typed, store_folders())))
     _numbers(store)
     _features(store)
     _labels(store)
@@ -44,7 +46,7 @@ def _numbers(store: Store) -> None:
     for place, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         place.metric(label, value)
     weights = f"{store.model_name}, weights {model['weights_sha256'][:12]}, {model['dtype']}"
-    source = ", ".join(map(str, corpus.get("files", []))) or _settings(corpus)
+    source = ", ".join(Path(str(name)).name for name in corpus.get("files", [])) or _settings(corpus)
     st.caption(plain(f"Model: {weights}. Corpus: {corpus['kind']}{f' ({source})' if source else ''}."))
 
 

@@ -13,14 +13,12 @@ from probes.probing.table import COLUMNS as PROBED
 from probes.study import Finding, Study, findings, read_results
 from probes.study.dynamic_share import COLUMNS as SHARES
 from probes.study.run import CONFIG, FILES
+from workbench.access import allowed_directory, allowed_store, store_folders
 from workbench.pages.shared import PLOT, attempt
 from workbench.pages.tables import plain, table
 from workbench.small_studies import studies_in
 from workbench.study_report import study_figures, study_html
 
-ROOT = Path(__file__).parents[2]
-PLACES = (ROOT / "studies", ROOT / "runs" / "studies")
-"""Where studies lie: those that come with the workbench, and those that `workbench study run` wrote."""
 ANOTHER = "another folder"
 MEANINGS = {
     "model": "name of the model in the study", "seed": "of folds, fakes, resamples and probes",
@@ -53,18 +51,24 @@ def show_study(folder: Path, key: str) -> None:
 
 def _chosen() -> Path | None:
     """The folder of the study that is looked at; None, and a message, where none is named."""
-    known = studies_in(*PLACES)
+    folders = store_folders()
+    found = studies_in(*folders, *(folder / "studies" for folder in folders))
+    known = {name: path for name, path in found.items() if allowed_directory(str(path), folders) is not None}
     choice = st.selectbox(
         "Study", [*known, ANOTHER], key="study chosen", persist_state="session",
-        help="Those that come with the workbench, then those in runs/studies.",
+        help="Those in the folders of studies, and those that come with the workbench.",
     )  # fmt: skip
     if choice != ANOTHER:
         return known[choice]
     typed = st.text_input("Folder that a study wrote", key="study folder", persist_state="session").strip()
     if not typed:
-        st.info("Type the folder of a finished study, or run one: `python -m workbench study run FILE.yaml`.")
+        st.info(
+            "Type the folder of a finished study, or run one: `python -m workbench study run FILE.yaml`. Studies are "
+            "opened in the workbench's runs and studies, and in the folders that `python -m workbench app --stores` "
+            "was given."
+        )
         return None
-    return Path(typed).expanduser()
+    return attempt(lambda: allowed_store(typed, folders))
 
 
 Read = tuple[Study, dict[str, pd.DataFrame], dict[str, Any], list[Finding]]
