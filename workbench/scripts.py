@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from probes.tasks import RULES
 from workbench.comparisons import NEXT_TOKENS, Place, Side
+from workbench.generating import GenerationRequest
 from workbench.head_tables import RandomTokens
+from workbench.model_choice import ModelChoice
 from workbench.store_components import LISTED, WINDOW, ComponentRequest
 from workbench.task_runs import TaskRequest
 from workbench.views import KINDS, Selection
 
-MODEL_LINE = "model = load_model({model!r})"
 RUN_LINE = "run = capture(model, {prompt!r})"
 
 
@@ -30,10 +31,15 @@ def script(imports: Sequence[str], lines: Sequence[str], numbers: Mapping[str, s
     return f"{head}\n\n{body}\n\nprint(json.dumps({{\n{printed}\n}}))\n"
 
 
+def model_line(model: str) -> str:
+    """The line that loads the model of this name, on the device and in the dtype that the name says."""
+    return f"model = {ModelChoice.from_name(model).load_line}"
+
+
 def run_lines(model: str, prompt: str, change: str = "") -> list[str]:
     """The lines that load a model and capture a prompt as `model` and `run`; change: JSON of one that is in place."""
     run = RUN_LINE.format(prompt=prompt)
-    return [MODEL_LINE.format(model=model), *(_under(change, run) if change else [run])]
+    return [model_line(model), *(_under(change, run) if change else [run])]
 
 
 def _under(change: str, line: str) -> list[str]:
@@ -128,7 +134,7 @@ def heads_script(model: str, change: str, text: str | RandomTokens, kind: str) -
         imports.append("from probes.metrics import repeated_random_tokens")
         run = "run = capture(model, tokens, logits=False)"
         lines = [
-            MODEL_LINE.format(model=model),
+            model_line(model),
             f"tokens = repeated_random_tokens(model, {text.block}, {text.repeats}, {text.seed})",
             *(_under(change, run) if change else [run]),
         ]
@@ -138,15 +144,42 @@ def heads_script(model: str, change: str, text: str | RandomTokens, kind: str) -
     return script(imports, lines, {"table": "table.to_dict('records')"})
 
 
+def generation_script(request: GenerationRequest, tokens: int, shown: int) -> str:
+    """The text of a generation, and the composition of one of its tokens.
+
+    Args:
+        tokens: how many were generated. shown: which of them is looked at, from 0.
+    """
+    sampling = "".join(f", {name}={value!r}" for name, value in request.sampling().items())
+    lines = [
+        model_line(request.model),
+        "engine = Engine(model)",
+        f"prompt, count = {request.prompt!r}, {tokens}",
+        f"text = engine.generate(prompt, count{sampling})",
+        "before = model.to_tokens(prompt)",
+        f"ids = engine.generate(before, count{sampling})[0]",
+        "run = capture(engine, ids, logits=False)",
+        f"token = before.shape[1] + {shown}  # position of the new token that is looked at",
+        "# how far M(token, j) is from identity over the keys j that it sees: [layer][head]",
+        "rows = {",
+        "    site: [run.mixing(layer, site).query_distances_from_identity()[token].tolist() for layer in run.layers]",
+        '    for site in ("pre", "post")',
+        "}",
+    ]
+    numbers = {"text": "text", "ids": "ids[before.shape[1] :].tolist()", "rows": "rows"}
+    return script(["from model import Engine, capture, load_model"], lines, numbers)
+
+
 def tasks_script(request: TaskRequest, by: str) -> str:
     """What Tasks shows: accuracy of each model by family, rule or line, and the first model minus each other one."""
     rules = None if len(request.rule_ids) == len(RULES) else request.rule_ids
     options = f"{request.rows}, {request.seed}, {request.split!r}, "
     options += f"lines={request.lines}, demonstrations={request.demonstrations}"
     lines = [
-        f"names = {list(request.models)!r}",
+        f"models = {{{', '.join(f'{name!r}: {ModelChoice.from_name(name).load_line}' for name in request.models)}}}",
+        "names = list(models)",
         f"rows = generate({rules}, {options})",
-        "scores = {name: score(load_model(name), rows) for name in names}",
+        "scores = {name: score(models[name], rows) for name in names}",
         f"accuracy = {{name: scores[name].by({by!r}) for name in names}}",
         "first, *others = names",
         "# the first model minus each other one",
@@ -164,8 +197,8 @@ def compare_script(a: Side, b: Side, same_heads: bool, at: Place, kind: str, sta
     """What Compare shows: both sides by token and head, predictions and head distances at a query, one cell of the
     two maps, and the metrics of the pair of heads."""
     lines = [
-        f"model_a = load_model({a.model!r})",
-        "model_b = model_a" if a.model == b.model else f"model_b = load_model({b.model!r})",
+        f"model_a = {ModelChoice.from_name(a.model).load_line}",
+        "model_b = model_a" if a.model == b.model else f"model_b = {ModelChoice.from_name(b.model).load_line}",
         *_side_lines("a", a),
         *_side_lines("b", b),
         f"same_heads = {same_heads or a.model == b.model}  # head h of a is head h of b",
