@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -171,6 +172,42 @@ def test_a_run_that_does_not_fit_is_warned_of(folder, monkeypatch):
     page = opened(model="mine")
     assert "The model fits, this run will not" in page.warning[0].value
     assert not page.button(key="load model").disabled
+
+
+def test_a_model_that_is_loaded_is_not_said_to_be_too_large(folder, monkeypatch):
+    page = loaded(opened(model="mine"))
+    monkeypatch.setattr(loading, "free_memory", lambda device: 2**20)
+    page.run()
+    assert not page.error
+    assert page.button(key="generate")
+
+
+def test_loading_shows_its_progress_and_can_be_given_up(folder, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(reference, device, dtype, watch):
+        def held(done, total):
+            watch(done, total)
+            if done > total / 2:
+                entered.set()
+                go_on.wait(60)
+
+        return load_model(reference, device, dtype, watch=held)
+
+    monkeypatch.setattr("workbench.session.load_model", slow)
+    page = opened(model="mine")
+    page.button(key="load model").click().run()
+    entered.wait(60)
+    page.run()
+    assert not page.exception
+    progress = page.get("progress")[0].proto
+    assert 50 <= progress.value < 100
+    assert re.match(r"Loading: \d MiB of 5 MiB \.\.\. \d+ s", progress.text)
+    page.button(key="cancel load").click().run()
+    go_on.set()
+    until(page, lambda page: page.warning)
+    assert "Loading was given up" in page.warning[0].value
+    assert page.button(key="load model")  # and it can be tried again
 
 
 def test_the_hub_is_asked_only_when_a_person_asks(folder, monkeypatch):

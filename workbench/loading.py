@@ -25,7 +25,7 @@ PLANNED = ("generate", "capture", "last", "logits")
 class LoadPlan:
     """What a model and one run of it take, beside what is free.
 
-    device: on which it would be loaded. free: bytes that are free there.
+    device: on which it would be loaded. free: bytes that are free there, what the model itself holds counted as free.
     refusal: why it cannot be loaded (the weights alone do not fit), else None.
     warning: why the planned run would be refused once it is loaded, else None.
     """
@@ -62,10 +62,14 @@ def read_plan(choice: ModelChoice, tokens: int | None = None, mode: str = PLANNE
     return plan(cfg, tokens=tokens or cfg.n_ctx, dtype=cfg.dtype, device=device, mode=mode)
 
 
-def compared(choice: ModelChoice, planned: MemoryPlan) -> LoadPlan:
-    """A plan beside what is free where it would run."""
+def compared(choice: ModelChoice, planned: MemoryPlan, held: int = 0) -> LoadPlan:
+    """A plan beside what is free where it would run.
+
+    Args:
+        held: bytes that this very model holds there already.
+    """
     device, cfg = pick_device(choice.device), planned.run.cfg
-    free, weights = _free(choice, device), planned.parts["weights"]
+    free, weights = _free(choice, device) + held, planned.parts["weights"]
     if weights > free:
         return LoadPlan(cfg, planned, str(device), free, _too_large(choice, cfg, weights, free, device), None)
     try:

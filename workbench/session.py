@@ -36,7 +36,7 @@ from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, 
 from workbench.generating import GenerationRequest, Transcript, generate_watched
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job, Watch
-from workbench.loading import LoadedModels, LoadPlan, compared, give_back_memory, read_plan
+from workbench.loading import LoadedModels, LoadPlan, compared, give_back_memory, read_plan, weight_bytes
 from workbench.model_choice import ModelChoice
 from workbench.overviews import Picture, pictures
 from workbench.store_components import ComponentReading, ComponentRequest, read_components
@@ -154,7 +154,8 @@ class Workbench:
     def load_plan(self, choice: ModelChoice, tokens: int | None, mode: str) -> LoadPlan:
         """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""
         planned = self._once(self._plans, (choice, tokens, mode), "plan", lambda: read_plan(choice, tokens, mode))
-        return compared(choice, planned)
+        there = self.loaded.get(choice.name)
+        return compared(choice, planned, 0 if there is None else weight_bytes(there))
 
     def start_load(self, choice: ModelChoice) -> Job[str]:
         """Load a model in a thread of its own; the job gives the name under which it is then offered.
