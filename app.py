@@ -15,6 +15,7 @@ st.navigation(
         st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
         st.Page("workbench/pages/heads.py", title="Heads"),
         st.Page("workbench/pages/probing.py", title="Probes", url_path="probes"),
+        st.Page("workbench/pages/full_model.py", title="Full model", url_path="full-model"),
         st.Page("workbench/pages/tasks_page.py", title="Tasks", url_path="tasks"),
     ]
 ).run()

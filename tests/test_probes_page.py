@@ -59,11 +59,15 @@ def study_in(folder: Path | str) -> AppTest:
 
 def plain_text(page: AppTest) -> str:
     """All that stands in Markdown on the page, without its escapes."""
-    return re.sub(r"\\(.)", r"\1", "\n".join(text.value for text in page.markdown))
+    return unescaped("\n".join(text.value for text in page.markdown))
+
+
+def unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
 
 
 def plain_error(page: AppTest) -> str:
-    return re.sub(r"\\(.)", r"\1", page.error[0].value)
+    return unescaped(page.error[0].value)
 
 
 # -- a study -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from probes import Intervention, MeanMixing, uncomposed_twin
 from probes.comparison import Comparison
 from probes.interventions import Change
+from probes.metrics import Metric
 from probes.side_by_side import Runs, next_tokens, row_distances
 from workbench import drafts
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
@@ -32,6 +34,15 @@ COMPOSITIONS = {
 """What can become of a side's mixing."""
 NEXT_TOKENS = 5
 """Most likely next tokens of each side that are shown."""
+HEAD_DISTANCE = Metric(
+    name="head_distance", title="Distance of a pair of heads", unit="L1 distance of weights",
+    ranges={"composed": (0.0, inf)},
+    definition=(
+        "Of the composed patterns of a head of A and its partner of B: sum over aligned keys of the absolute "
+        "difference of their weights, mean over aligned queries (at most 256, evenly spaced) or at one query. 0 for "
+        "equal rows, up to 2 for rows of probabilities; composed rows sum to anything, so that there is no upper end."
+    ),
+)  # fmt: skip
 Maps = Mapping[str, Tensor]
 Decode = Callable[[list[int]], Any]
 

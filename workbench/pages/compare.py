@@ -27,7 +27,7 @@ from workbench.views import KINDS
 
 def page() -> None:
     bench = workbench()
-    with address("compare", [*run_fields(bench), *side_fields(bench), *PLACE_FIELDS]):
+    with address("compare", [*run_fields(bench, changed=False), *side_fields(bench), *PLACE_FIELDS]):
         compare(bench)
 
 
@@ -42,7 +42,7 @@ PLACE_FIELDS: list[Field] = [
 
 
 def compare(bench: Workbench) -> None:
-    name, prompt, _ = choose_run(bench)
+    name, prompt, _ = choose_run(bench, changed=False)
     st.subheader("Two runs, side by side", anchor=False)
     asked = choose_sides(name, prompt, attempt(bench.model_names))
     with st.spinner("Comparing ...", show_time=True):
