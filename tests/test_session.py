@@ -67,7 +67,7 @@ def test_models_come_from_the_bundle_and_the_folder(tmp_path):
     from model import save_model
 
     save_model(model, tmp_path / "mine")
-    assert Workbench(tmp_path).model_names()[-1].endswith("mine")
+    assert Workbench([tmp_path]).model_names()[-1].endswith("mine")
 
 
 def test_a_change_is_run_apart_from_the_intact_model():

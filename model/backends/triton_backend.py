@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from model.backends.blockwise import attend_blockwise
 from model.backends.compiled import compiled_attention, compiled_schedule
 from model.backends.eager import eager_attention
+from model.backends.fallbacks import fell_back
 from model.backends.inputs import block_inputs
 from model.backends.single_query import attend_single_query
 from model.mixing import Mixing
@@ -104,9 +104,9 @@ def _or_else(kernels: Callable[[], Tensor], otherwise: Callable[[], Tensor], lik
         except Exception as error:  # Triton's own errors have no common ancestor
             _failed_on.add(device)
             reason = str(error).strip().split("\n")[0]
-            warnings.warn(
+            fell_back(
+                f"triton on {device}",
                 f"The Triton kernels of composed attention cannot run on {device}; PyTorch's own kernels give the "
                 f"same numbers more slowly. Reason: {type(error).__name__}: {reason}",
-                stacklevel=3,
             )
     return otherwise()

@@ -77,6 +77,8 @@ def _enter(page: str, fields: Sequence[Field]) -> None:
     # what this session wrote itself is no link, also where it still stands when another page opens
     asked = here != state.get(WRITTEN) and (bool(here) or not opened) and not _under_way(here)
     state[RESTORED] = asked
+    if asked or (opened and not here):
+        state[WRITTEN] = here  # taken over now: a run that a click cuts short must not make the next one do it again
     kept = state.setdefault(KEPT, {})
     values: dict[str, Any] = {}
     if asked:

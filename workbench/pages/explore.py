@@ -17,7 +17,7 @@ from workbench.pages.address import address, restored
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_maps
 from workbench.pages.inspector import LOOKS, inspector, take_line_click
-from workbench.pages.shared import attempt, choose_run, run_fields, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, told, workbench
 from workbench.pages.tables import explain, plain
 from workbench.scripts import explore_script
 from workbench.session import Workbench
@@ -149,7 +149,7 @@ def show_overview(bench: Workbench, question: Question, run: Capture, selection:
     try:
         found = attempt_quietly(bench, question, measure)
     except ValueError as error:
-        st.info(plain(str(error)))
+        st.info(told(error))
         return
     row = sorted(run.layers).index(selection.layer)
     show_maps(overview_view(found, (row, selection.head)), key="overview", name=measure, height=170)

@@ -118,6 +118,7 @@ class MapView:
         window: the part of the full map that `values` cover; None is all of it.
         size: (rows, columns) of the full map; None takes it from the panels (then `window` must be None).
         absent: what the read-out says of an absent cell.
+        stretch: fill the width and the height given, with cells that are not square.
     `values` hold either one entry for each cell of the window or a reduction of it (`reduce_map`).
     Raises:
         ValueError: panels, labels, window and selection contradict each other.
@@ -130,6 +131,7 @@ class MapView:
     window: Window | None = None
     size: tuple[int, int] | None = None
     absent: str = "not visible to this query"
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         shapes = {panel.values.shape for panel in self.panels}
