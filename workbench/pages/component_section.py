@@ -13,6 +13,7 @@ from workbench.links import Field, choice_field, integer_field, text_field
 from workbench.pages.component_view import show_component
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.shared import attempt, workbench
+from workbench.pages.store_section import chosen_store
 from workbench.pages.tables import table
 from workbench.scripts import components_script
 from workbench.store_components import MOST_TOKENS, ComponentReading, ComponentRequest, component_features
@@ -37,16 +38,13 @@ def component_fields() -> list[Field]:
 
 
 def component_section() -> None:
-    typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
-    if not typed:
-        st.info(
-            "Type the folder of a store: its features, entries of mixing matrices say, are taken apart into "
-            "components, each with the tokens that have it most. "
-            "`python -m workbench harvest --data corpus.txt --out store` writes one."
-        )
+    store = chosen_store(
+        "Its features, entries of mixing matrices say, are taken apart into components, each with the tokens that have "
+        "it most."
+    )
+    if store is None:
         return
-    store = attempt(lambda: Store.open(typed))
-    request = choose_components(store, typed)
+    request = choose_components(store, str(store.folder))
     if request is None:
         st.info(
             "This store has no feature of several numbers a token. Harvest a part of mixing, say query_part@3.post."

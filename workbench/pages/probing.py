@@ -10,7 +10,7 @@ from workbench.links import choice_field, text_field
 from workbench.pages.address import address
 from workbench.pages.component_section import component_fields, component_section
 from workbench.pages.shared import roomy
-from workbench.pages.small_study import small_study_section
+from workbench.pages.small_study import WRITTEN, small_study_section
 from workbench.pages.store_section import store_section
 from workbench.pages.study_section import study_section
 
@@ -22,7 +22,9 @@ def page() -> None:
     roomy()
     fields = [
         choice_field("probes section", list(SECTIONS), "section"), text_field("store folder", "store"),
-        *component_fields(),
+        text_field("study chosen", "study"), text_field("study folder", "folder"),
+        text_field("study figures of", "figures"),
+        text_field(WRITTEN, "small"), *component_fields(),
     ]  # fmt: skip
     with address("probes", fields):
         probing()
