@@ -22,7 +22,7 @@ from workbench.generating import GenerationRequest, Transcript
 from workbench.jobs import Cancelled
 from workbench.loading import LoadedModels, plan_load
 from workbench.model_choice import ModelChoice
-from workbench.scripts import run_lines
+from workbench.scripts.base import run_lines
 from workbench.session import Workbench, mentions
 
 PUBLISHED = {
