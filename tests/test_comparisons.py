@@ -16,7 +16,7 @@ from probes.comparison import compare_runs
 from probes.interventions import from_json, to_json
 from tests.compared_models import model_folder
 from tests.models import small_model, some_tokens
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import COMPOSITIONS, Place, Side
 from workbench.figures import changed_tokens_figure, metric_pairs_figure, next_token_pairs_figure
 from workbench.scripts import compare_script
@@ -136,7 +136,7 @@ def test_other_layers_are_unpaired_and_other_heads_paired_as_far_as_they_go(benc
     assert shallow.partner(1, 2) is None
     assert shallow.opposite(3, 6) == (1, 3)  # its last layer, its last head
     here = bench.compared_place(A, Side(others["shallow"], PROMPT), False, 2)
-    view = comparisons.pair_overview(shallow, here, 2, (0, 0))
+    view = comparison_views.pair_overview(shallow, here, 2, (0, 0))
     assert all(np.isnan(panel.values).all() for panel in view.panels)
     wide = bench.comparison(A, Side(others["wide"], PROMPT))
     assert wide.pairing == "matched"
@@ -187,7 +187,7 @@ def windowed():
 def test_maps_are_those_of_aligned_tokens_and_absent_where_nothing_is_seen(windowed, kind, stage):
     found, reading = windowed
     maps = tuple({name: values[0] for name, values in run.maps(0, heads=2).items()} for run in found.runs)
-    view = comparisons.pair_maps(maps, reading, kind, stage, (6, 5), None)
+    view = comparison_views.pair_maps(maps, reading, kind, stage, (6, 5), None)
     values = [panel.values for panel in view.panels]
     assert len({panel.full_scale for panel in view.panels}) == 1
     for row, (query_a, query_b) in enumerate(found.pairs):
@@ -199,7 +199,7 @@ def test_maps_are_those_of_aligned_tokens_and_absent_where_nothing_is_seen(windo
                 if seen:
                     assert values[side][row, col] == pytest.approx(float(cell), abs=1e-6)
     np.testing.assert_allclose(values[2], values[1] - values[0])
-    part = comparisons.pair_maps(maps, reading, kind, stage, (6, 5), ((3, 8), (1, 7)))
+    part = comparison_views.pair_maps(maps, reading, kind, stage, (6, 5), ((3, 8), (1, 7)))
     np.testing.assert_array_equal(part.panels[2].values, values[2][3:8, 1:7])
     assert part.panels[0].full_scale == view.panels[0].full_scale
 
@@ -208,26 +208,26 @@ def test_pairs_are_found_by_position_and_named_by_both(windowed):
     found, reading = windowed
     assert [reading.pair_of(at) for at in (0, 4, 10)] == [0, 4, 9]
     assert reading.pair_of(5) in (4, 5)  # token 5 of the first prompt has no partner
-    names = comparisons.pair_names(reading)
+    names = comparison_views.pair_names(reading)
     assert names[6] == f"{found.runs[0].str_tokens[7]} 7/9"
-    assert comparisons.places_named(reading)[-1].endswith("the end in A, the end in B")
+    assert comparison_views.places_named(reading)[-1].endswith("the end in A, the end in B")
 
 
 def test_a_click_means_the_largest_difference_below_it():
     a, b = np.zeros((800, 800)), np.zeros((800, 800))
     b[5, 3], a[4, 2] = -2.0, 1.0
-    assert comparisons.snap((a, b), (4, 2), ((0, 800), (0, 800))) == (5, 3)  # 800 cells are drawn on 384 pixels
-    assert comparisons.snap((a, b), (4, 2), ((4, 12), (0, 8))) == (4, 2)
-    assert comparisons.strongest_key((a, b), 5) == 3
-    assert comparisons.strongest_key((a, a), 4) == 2  # equal sides: where they are largest
+    assert comparison_views.snap((a, b), (4, 2), ((0, 800), (0, 800))) == (5, 3)  # 800 cells are drawn on 384 pixels
+    assert comparison_views.snap((a, b), (4, 2), ((4, 12), (0, 8))) == (4, 2)
+    assert comparison_views.strongest_key((a, b), 5) == 3
+    assert comparison_views.strongest_key((a, a), 4) == 2  # equal sides: where they are largest
     unseen = np.full((4, 4), np.nan)
-    assert comparisons.strongest_key((unseen, unseen), 1) == 1
-    assert comparisons.snap((unseen, unseen), (2, 1), None) == (2, 1)
+    assert comparison_views.strongest_key((unseen, unseen), 1) == 1
+    assert comparison_views.snap((unseen, unseen), (2, 1), None) == (2, 1)
 
 
 def test_the_overview_holds_the_distances_of_pairs(bench, model):
     found, here = bench.comparison(A, SECOND["plain"]), bench.compared_place(A, SECOND["plain"], False, 5)
-    view = comparisons.pair_overview(found, here, found.pairs[5][0], (1, 3))
+    view = comparison_views.pair_overview(found, here, found.pairs[5][0], (1, 3))
     for panel, table in zip(view.panels, (truth(model, "plain").heads, here.heads), strict=True):
         for row in table.itertuples():
             assert panel.values[row.layer, row.head_a] == pytest.approx(row.distance, abs=1e-5)
@@ -272,7 +272,7 @@ def test_the_figure_of_a_metric_has_a_point_for_every_pair(bench):
 
 def test_the_loss_figure_names_its_sides(bench):
     found = bench.comparison(A, SECOND["cut, other prompt"])
-    rows, named = found.tokens, comparisons.places_named(found)
+    rows, named = found.tokens, comparison_views.places_named(found)
     figure = changed_tokens_figure(
         *(rows[name].to_numpy() for name in ("loss_a", "loss_b", "kl")), rows.token.tolist(), 3, ("A", "B"), named
     )
@@ -306,7 +306,7 @@ def test_the_copied_script_gives_the_numbers_of_the_page(bench, kind, tmp_path):
     np.testing.assert_allclose(printed["heads_at_query"], here.heads.distance, atol=1e-4)
     np.testing.assert_allclose(printed["next"], here.next[["p_a", "p_b"]], atol=1e-5)
     maps = bench.side_maps(A, 3, 2), bench.side_maps(b, 3, partner)
-    values = comparisons.aligned_maps(maps, found, "scores", "composed")
+    values = comparison_views.aligned_maps(maps, found, "scores", "composed")
     assert printed["cell"] == pytest.approx([values[0][7, 4], values[1][7, 4]], abs=1e-4)
     metrics = bench.compared_metrics(A, b).query("layer == 3 and head_a == 2")
     assert [row[:2] for row in printed["metrics"]] == metrics[["metric", "stage"]].to_numpy().tolist()

@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from probes.metrics import HEAD_METRICS
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import Place, PlaceReading, Reading
 from workbench.figures import changed_tokens_figure, next_token_pairs_figure
 from workbench.links import Field, choice_field, integer_field, places_field, window_field
@@ -114,7 +114,7 @@ def show_tokens(reading: Reading, place: Place) -> None:
     names = [visible_token(token) for token in rows.token]
     figure = changed_tokens_figure(
         rows.loss_a.to_numpy(), rows.loss_b.to_numpy(), rows.kl.to_numpy(), names, place.query, ("A", "B"),
-        comparisons.places_named(reading),
+        comparison_views.places_named(reading),
     )  # fmt: skip
     st.caption(
         "Loss of the token after each position, from A (grey tick) to B (end of the bar): red where it is higher in B."

@@ -11,7 +11,7 @@ import streamlit as st
 
 from probes.comparison import PAIRINGS
 from probes.metrics import HEAD_METRICS
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import Place, PlaceReading, Reading
 from workbench.figures import metric_pairs_figure
 from workbench.pages.compare_place import MAPS, OVERVIEW, Asked, Head, choose_head
@@ -31,7 +31,10 @@ def show_heads(reading: Reading, place: Place, here: PlaceReading) -> None:
     explain(comparisons.HEAD_DISTANCE, "explain compare heads")
     position = reading.pairs[place.query][0]
     show_maps(
-        comparisons.pair_overview(reading, here, position, place.a), key=OVERVIEW, name="compared_heads", height=170
+        comparison_views.pair_overview(reading, here, position, place.a),
+        key=OVERVIEW,
+        name="compared_heads",
+        height=170,
     )
     if reading.pairing == "unpaired":
         st.info("These heads are not paired. Choose one of each side below to see their maps together.")
@@ -48,14 +51,14 @@ def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place)
     kind, stage = _choose_map(reading)
     window = st.session_state["compare window"]
 
-    def both() -> tuple[comparisons.Maps, comparisons.Maps]:
+    def both() -> tuple[comparison_views.Maps, comparison_views.Maps]:
         return bench.side_maps(asked[0], *place.a), bench.side_maps(asked[1], *place.b)
 
     def view() -> MapView:
-        return comparisons.pair_maps(both(), reading, kind, stage, (place.query, place.key), window)
+        return comparison_views.pair_maps(both(), reading, kind, stage, (place.query, place.key), window)
 
     show_maps(attempt(view), key=MAPS, name=f"compared_{kind}_{stage}", again=view)
-    _show_cell(comparisons.aligned_maps(both(), reading, kind, stage), reading, place)
+    _show_cell(comparison_views.aligned_maps(both(), reading, kind, stage), reading, place)
     _show_ways_to_explore(bench, asked, reading, place)
 
 
@@ -91,7 +94,7 @@ def _show_cell(values: tuple[np.ndarray, np.ndarray], reading: Reading, place: P
     """The outlined cell in numbers."""
     cell = place.query, place.key
     a, b = (float(of_side[cell]) for of_side in values)
-    names = comparisons.pair_names(reading)
+    names = comparison_views.pair_names(reading)
     named = [visible_token(names[at]) for at in cell]
     query, key = named if not reading.same_prompt else (f"{at}: {name}" for at, name in zip(cell, named, strict=True))
     shown = " ".join(f"{side} {_value(value)}   " for side, value in (("A", a), ("B", b), ("B - A", b - a)))
