@@ -92,7 +92,9 @@ def plotly_page(maps: Maps) -> str:
     figures = []
     for head, values in enumerate(maps.composed):
         heatmap = go.Heatmap(z=values, zmin=-scale, zmax=scale, colorscale="RdBu_r")
-        figure = go.Figure(heatmap, {"title": f"H{head}", "width": 500, "height": 500, "yaxis": {"autorange": "reversed"}})
+        figure = go.Figure(
+            heatmap, {"title": f"H{head}", "width": 500, "height": 500, "yaxis": {"autorange": "reversed"}}
+        )
         figures.append(figure.to_html(full_html=False, include_plotlyjs=head == 0))
     return f"<!doctype html><html><body>{''.join(figures)}</body></html>"
 
@@ -134,6 +136,7 @@ CIRCUITSVIS_DRAWN = """({heads, tokens}) => {
   const canvases = [...document.querySelectorAll('canvas')].filter(one => one.width === tokens);
   return canvases.length === heads + 1 && document.querySelectorAll('.tokens button').length === tokens;
 }"""
+
 
 def circuitsvis_heads_page(maps: Maps) -> str:
     from circuitsvis.attention import attention_heads

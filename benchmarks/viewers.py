@@ -54,7 +54,9 @@ class Drawing:
 @click.option("--others-up-to", default=OTHERS_UP_TO, help="Longest prompt for the viewers of others.")
 @click.option("--repeats", default=5, help="How often a file is opened, in a new browser each time.")
 @click.option("--patience", default=60.0, help="Seconds after which a viewer counts as stopped.")
-@click.option("--only", multiple=True, type=click.Choice([v.name for v in VIEWERS]), help="Of the viewers; default all.")
+@click.option(
+    "--only", multiple=True, type=click.Choice([v.name for v in VIEWERS]), help="Of the viewers; default all."
+)
 @click.option("--quick", is_flag=True, help="64 and 128 tokens, opened once: does everything work?")
 @click.option("--out", type=click.Path(dir_okay=False), help="Write the numbers as JSON.")
 def main(
