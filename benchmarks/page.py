@@ -156,6 +156,7 @@ def interactions(page: Page, traffic: Traffic, asked: Asked, run: Capture, repea
             taken = do.timed(page, traffic, step(number))
             own = own_time(run, *do.chosen(page)) if name in ("another head", "another layer") else 0.0
             found[name].append(with_own(taken, own))
+        click.echo(f"{name}: {found[name]}", err=True)
     return found
 
 
@@ -184,7 +185,7 @@ def table(rows: list[Row], memory: list[MemoryReading]) -> str:
         "model's own",
         "beyond it",
         "target",
-        "kB received",
+        "kB sent",
         "target",
     ]
     lines = []

@@ -39,7 +39,7 @@ LAYER = 1
 
 @dataclass(frozen=True)
 class Drawing:
-    """One viewer at one length: seconds to write the file and to draw it, bytes of the file; or why it was not drawn."""
+    """One viewer at one length: seconds to write and to draw its file, bytes of it; or why it was not drawn."""
 
     viewer: str
     tokens: int
