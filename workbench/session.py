@@ -70,8 +70,8 @@ class Workbench:
     def __init__(self, model_folder: str | Path | None = None, device: str = "auto", dtype: str | None = None):
         self.model_folder, self.device, self.dtype = model_folder, device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
-        # a capture larger than the whole cache takes all of it and is kept alone (a 405M model at 2048 tokens is): if it
-        # were not kept, every click would run the model again
+        # a capture larger than all of it (a 405M model at 2048 tokens) takes all of it and is kept alone: if it were
+        # not kept, every click would run the model again
         self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: min(run.nbytes, CAPTURE_BYTES))
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
         self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
