@@ -29,7 +29,8 @@ class Maps:
     def first(self, tokens: int) -> Maps:
         """Of the prompt's first tokens: attention is causal, so that they are what the shorter prompt gives."""
         cut = np.s_[:, :tokens, :tokens]
-        return Maps(*(np.ascontiguousarray(maps[cut]) for maps in (self.raw, self.composed)), self.tokens[:tokens])
+        raw, composed = (np.ascontiguousarray(maps[cut]) for maps in (self.raw, self.composed))
+        return Maps(raw, composed, self.tokens[:tokens])
 
 
 @dataclass(frozen=True)

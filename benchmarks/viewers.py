@@ -91,8 +91,8 @@ def random_maps(tokens: int) -> Maps:
     cfg = DCFormerConfig.preset("dcformer-405m", n_layers=LAYER + 1, d_vocab=512)
     ids = torch.randint(cfg.d_vocab, (tokens,), generator=torch.Generator().manual_seed(0))
     run = capture(HookedDCFormer(cfg, seed=0), ids, logits=False)
-    maps = run.maps(LAYER, ("pattern_raw", "pattern_composed"))
-    return Maps(*(values.numpy() for values in maps.values()), [f"t{number}" for number in ids.tolist()])
+    raw, composed = run.maps(LAYER, ("pattern_raw", "pattern_composed")).values()
+    return Maps(raw.numpy(), composed.numpy(), [f"t{number}" for number in ids.tolist()])
 
 
 # -- one viewer at one length ------------------------------------------------------------------------
