@@ -75,6 +75,17 @@ def test_half_precision_costs_a_rounding_of_the_patterns_and_one_of_the_output(d
             assert relative_error(given, definition(case.to(torch.float64))) < 2 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rank", "groups"), [(1, 1), (3, 2), (4, 1)])
+def test_factors_that_share_a_word_are_read_as_they_are(rank, groups, dtype):
+    case = make_case(queries=19, batch=1, rank=rank, groups=groups, heads=4).to(torch.float32)
+    q, k, v, pre, post = case[:5]
+    pre, post = (site.map(lambda factor: factor.to(dtype)) for site in (pre, post))
+    with torch.no_grad():
+        apart = prefill(q, k, v, pre.map(torch.Tensor.float), post.map(torch.Tensor.float), None, 0, None)[0]
+        assert torch.equal(prefill(q, k, v, pre, post, None, 0, None)[0], apart)
+
+
 @pytest.mark.parametrize("window", [None, 9])
 def test_chunks_of_queries_and_sequences_change_nothing(window):
     case = make_case(visible_keys=window, queries=41, padding=(3, 25))
