@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.backends import composed_attention
+from model.backends import composed_attention, default_backend
 from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.generation import generate, stream
+from model.graphs import MOST_TOKENS, Graphs
 from model.key_cache import KeyCache, Seen
 from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
@@ -25,16 +27,20 @@ from model.transformer import MLP, HookedDCFormer, Norm
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache)."""
+    """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache).
+
+    at: the position of a step's one token among the cached ones, [1], where it is not to be fixed in a graph.
+    """
 
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None
     caches: list[KeyCache] | None
+    at: Tensor | None = None
 
     def to(self, device: torch.device) -> Position:
         """The same on a block's device; nothing is copied where it is there already."""
         rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
-        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches)
+        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches, self.at)
 
 
 class Engine:
@@ -46,10 +52,13 @@ class Engine:
     Args:
         model: the hooked model whose weights are used.
         backend: of composed attention, see model.backends; None = the process's default.
+        graphs: on a GPU, record short runs and decoding steps as CUDA graphs when their shape comes again. Runs with
+            taps are never recorded.
     """
 
-    def __init__(self, model: HookedDCFormer, backend: str | None = None):
+    def __init__(self, model: HookedDCFormer, backend: str | None = None, graphs: bool = True):
         self.model, self.cfg, self.backend = model, model.cfg, backend
+        self.graphs = Graphs() if graphs else None
 
     @torch.no_grad()
     def __call__(
@@ -70,7 +79,7 @@ class Engine:
         tokens, mask = self.model.to_tokens_and_mask(input, prepend_bos, attention_mask)
         self._check(tokens, mask, caches)
         with self._guarded("last" if last else "logits", tokens, caches):
-            resid = self._run_blocks(tokens, mask, caches)
+            resid = self._run(tokens, mask, caches)
             return self.unembed(resid[:, -1] if last else resid)
 
     @torch.no_grad()
@@ -103,21 +112,42 @@ class Engine:
         batch, new = tokens.shape
         return guard(self.cfg, mode, batch=batch, tokens=new, past=past, room=room, device=tokens.device)
 
+    def _run(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> Tensor:
+        """The residual stream after the last block; from a graph where there may be one."""
+        if self.graphs is None or tokens.numel() > MOST_TOKENS or self.model.taps.count or not recordable(self.model):
+            return self._run_blocks(tokens, mask, caches)
+        state = (mask is None, self.backend, default_backend(), *(w.data_ptr() for w in self.model.parameters()))
+        if caches is None:
+            return self.graphs((*tokens.shape, *state), self._run_blocks, (tokens, mask))
+        past = caches[0].length
+        if not past or tokens.shape[1] > 1 or past == caches[0].capacity:
+            return self._run_blocks(tokens, mask, caches)
+        whole = None if mask is None else F.pad(mask, (0, caches[0].capacity - past - 1))
+        inputs = tokens, whole, self.model.positions(tokens, mask, past), tokens.new_full((1,), past)
+        resid = caches[0].graphs(state, partial(self._run_step, caches), inputs)
+        for cache in caches:
+            cache.length = past + 1
+        return resid
+
+    def _run_step(
+        self, caches: list[KeyCache], tokens: Tensor, mask: Tensor | None, positions: Tensor, at: Tensor
+    ) -> Tensor:
+        """One decoding step in which nothing but values of tensors depends on how many tokens came before."""
+        resid, rotary = self._embedded(tokens, positions)
+        for layer in range(self.cfg.n_layers):
+            resid = self._block(layer, resid, Position(rotary, mask, caches, at))
+        return resid
+
     def _run_blocks(
         self,
         tokens: Tensor,
         mask: Tensor | None,
-        caches: list[KeyCache] | None,
+        caches: list[KeyCache] | None = None,
         start_at: tuple[int, Tensor] | None = None,
         stop_at_layer: int | None = None,
     ) -> Tensor:
         past = caches[0].length if caches else 0
-        positions = self.model.positions(tokens, mask, past)
-        resid, rotary = F.embedding(tokens, self.model.embed.W_E), None
-        if self.cfg.positional_embedding_type == "standard":
-            resid = resid + F.embedding(positions, self.model.pos_embed.W_pos)
-        else:
-            rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
+        resid, rotary = self._embedded(tokens, self.model.positions(tokens, mask, past))
         at = Position(rotary, mask, caches)
         first = 0
         if start_at is not None:
@@ -126,6 +156,13 @@ class Engine:
             device = block.ln1.w.device  # a model larger than one GPU has its blocks on several
             resid = self._block(layer, resid.to(device), at.to(device))
         return resid
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The residual stream entering the first block, and the rotary tables of these positions."""
+        resid = F.embedding(tokens, self.model.embed.W_E)
+        if self.cfg.positional_embedding_type == "standard":
+            return resid + F.embedding(positions, self.model.pos_embed.W_pos), None
+        return resid, rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
 
     @torch.no_grad()
     def unembed(self, resid: Tensor) -> Tensor:
@@ -172,6 +209,8 @@ class Engine:
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
         cache = None if at.caches is None else at.caches[layer]
+        if at.at is not None and cache is not None:
+            return cache.place(k, v, attn.mixing(x, watched=False), at.at, at.mask), q
         return attn.tapped((q, k, v), attn.mixing(x, watched=False), at.mask, cache)
 
     def _refuse_hooks(self) -> None:
@@ -181,6 +220,11 @@ class Engine:
                 f"The engine runs no hooks, but the model has {len(hooked)}, the first on {hooked[0]}. "
                 "Remove them (model.reset_hooks()), or run the hooked model itself."
             )
+
+
+def recordable(model: HookedDCFormer) -> bool:
+    """Is all of the model on one GPU?"""
+    return {w.device.type for w in model.parameters()} == {"cuda"} and len({w.device for w in model.parameters()}) == 1
 
 
 def norm(module: Norm, x: Tensor) -> Tensor:

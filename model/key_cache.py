@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.graphs import Graphs
 from model.mixing import KEY_FACTORS, Mixing
 
 
@@ -32,12 +33,14 @@ class KeyCache:
 
     Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
     and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
+    graphs: steps recorded on these very tensors.
     """
 
     def __init__(self, capacity: int, visible_keys: int | None = None):
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
         self._store: dict[str, Tensor] = {}
+        self.graphs = Graphs()
 
     @property
     def nbytes(self) -> int:
@@ -54,9 +57,7 @@ class KeyCache:
         past, end = self.length, self.length + k.shape[1]
         if end > self.capacity:
             raise ValueError(f"The cache has room for {self.capacity} tokens, {end} were given.")
-        new = {"k": k, "v": v}
-        for site, mixing in sites.items():
-            new |= {f"{site}.{name}": factor for name, factor in mixing.factors().items() if name in KEY_FACTORS}
+        new = {"k": k, "v": v} | _key_factors(sites)
         if past == 0:
             keys, positions = new, torch.arange(end)
         elif k.shape[1] == 1:
@@ -72,6 +73,24 @@ class KeyCache:
         first = int(positions[0])
         mask = None if key_mask is None else key_mask[:, first:]
         return self._seen(keys, sites, past - first, self.visible_keys, mask)
+
+    def place(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], at: Tensor, key_mask: Tensor | None) -> Seen:
+        """extend for one new token after earlier ones, whose position is a tensor [1]: nothing depends on its value.
+
+        All slots are returned, those without a token hidden; self.length stays.
+
+        Args:
+            key_mask: bool [batch, capacity], False on padding; None = no padding.
+        """
+        new = {"k": k, "v": v} | _key_factors(sites)
+        for name, value in new.items():
+            self._store[name].index_copy_(1, at % self.slots, value)
+        # the position that stands in each slot: the latest one that leaves this remainder
+        positions = at - (at - torch.arange(self.slots, device=at.device)) % self.slots
+        mask = (positions >= 0).expand(k.shape[0], -1)
+        if key_mask is not None:
+            mask = mask & key_mask[:, positions.clamp(min=0)]
+        return self._seen(self._store, sites, self.slots - 1, None, mask)
 
     def _write(self, new: dict[str, Tensor], past: int) -> None:
         """Put the last of the new tokens, as many as there are slots, in their places."""
@@ -108,6 +127,15 @@ class KeyCache:
             known = {name: keys[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in keys}
             merged[site] = mixing.with_factors(known)
         return Seen(keys["k"], keys["v"], merged["pre"], merged["post"], query_start, visible_keys, mask)
+
+
+def _key_factors(sites: dict[str, Mixing]) -> dict[str, Tensor]:
+    return {
+        f"{site}.{name}": factor
+        for site, mixing in sites.items()
+        for name, factor in mixing.factors().items()
+        if name in KEY_FACTORS
+    }
 
 
 def caches_for(visible_keys: list[int | None], capacity: int) -> list[KeyCache]:

@@ -57,10 +57,15 @@ def set_default_backend(name: str) -> None:
     _default = _known(name)
 
 
+def default_backend() -> str:
+    """What set_default_backend chose."""
+    return _default
+
+
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
     """set_default_backend for the length of a with block; in the whole process, so not for threads side by side."""
-    before = _default
+    before = default_backend()
     set_default_backend(name)
     try:
         yield

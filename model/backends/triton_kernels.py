@@ -132,13 +132,16 @@ def load_factors(table, plane, exists, COUNT: tl.constexpr, FLOAT16: tl.constexp
 def number(word, AT: tl.constexpr, EACH: tl.constexpr, FLOAT16: tl.constexpr):
     """Number AT of a word in float32. The bits of a bfloat16 are the upper ones of a float32."""
     if EACH == 1:
-        return word
-    half = (word >> (32 * (AT // 2))).to(tl.int32)
-    if FLOAT16:
-        return (half >> (16 * (AT % 2))).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    if AT % 2 == 0:
-        return (half << 16).to(tl.float32, bitcast=True)
-    return (half & -65536).to(tl.float32, bitcast=True)
+        value = word
+    else:
+        half = (word >> (32 * (AT // 2))).to(tl.int32)
+        if FLOAT16:
+            value = (half >> (16 * (AT % 2))).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        elif AT % 2 == 0:
+            value = (half << 16).to(tl.float32, bitcast=True)
+        else:
+            value = (half & -65536).to(tl.float32, bitcast=True)
+    return value
 
 
 @triton.jit
@@ -263,31 +266,33 @@ def score_kernel(
 
         # two loops, one of which does nothing: that of nearly all tiles has nothing to hide. Two branches would each
         # have shared memory of their own, and so one program a multiprocessor.
-        hiding = N if hides else 0
         seen = visible_tile(query_start + query, key, window, key_exists)
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
             seen, cells, pairs, scale_log2, queries, keys, q_h, k_h, rows * columns, columns // BLOCK_K * rows * 2,
-            0, hiding, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, True, STAGES,
+            hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, True, STAGES,
         )  # fmt: skip
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
             seen, cells, pairs, scale_log2, queries, keys, q_h, k_h, rows * columns, columns // BLOCK_K * rows * 2,
-            hiding, N, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, False, STAGES,
+            hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, False, STAGES,
         )  # fmt: skip
 
 
 @triton.jit
 def write_heads(
     q, k, query_up, key_up, static, query_channels, key_channels, row_exists, key_exists, seen, maps,
-    peaks_and_sums, scale_log2, queries, keys, q_h, k_h, of_map, of_peaks, first, end,
+    peaks_and_sums, scale_log2, queries, keys, q_h, k_h, of_map, of_peaks, hides,
     HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HIDES: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The second run over a tile's heads: scores again, mixed, hidden where a key is not seen, exponentiated."""
-    for n in tl.range(first, end, num_stages=STAGES):
+    """The second run over a tile's heads: scores again, mixed, hidden where a key is not seen, exponentiated.
+
+    Nothing happens where HIDES is not what hides says.
+    """
+    for n in tl.range(0 if HIDES or not hides else N, N if hides or not HIDES else 0, num_stages=STAGES):
         raw = products(q + n * q_h, k + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
         scores = raw
         if HAS_QUERY:
