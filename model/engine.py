@@ -5,7 +5,7 @@ Axes: B batch, T query, S key, N head, K d_head, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.addresses import weight_addresses
 from model.backends import composed_attention, default_backend
 from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.generation import generate, stream
 from model.graphs import MOST_TOKENS, Graphs
-from model.key_cache import KeyCache, Seen
+from model.key_cache import KeyCache, Place, Seen, place_among
 from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
 
@@ -29,18 +30,18 @@ from model.transformer import MLP, HookedDCFormer, Norm
 class Position:
     """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache).
 
-    at: the position of a step's one token among the cached ones, [1], where it is not to be fixed in a graph.
+    places: by number of slots, where a step's one token goes, if that is not to be fixed in a graph.
     """
 
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None
     caches: list[KeyCache] | None
-    at: Tensor | None = None
+    places: dict[int, Place] | None = None
 
     def to(self, device: torch.device) -> Position:
         """The same on a block's device; nothing is copied where it is there already."""
         rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
-        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches, self.at)
+        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches, self.places)
 
 
 class Engine:
@@ -59,6 +60,8 @@ class Engine:
     def __init__(self, model: HookedDCFormer, backend: str | None = None, graphs: bool = True):
         self.model, self.cfg, self.backend = model, model.cfg, backend
         self.graphs = Graphs() if graphs else None
+        self._weights: tuple[int, ...] = ()
+        self._recordable = False
 
     @torch.no_grad()
     def __call__(
@@ -114,28 +117,43 @@ class Engine:
 
     def _run(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> Tensor:
         """The residual stream after the last block; from a graph where there may be one."""
-        if self.graphs is None or tokens.numel() > MOST_TOKENS or self.model.taps.count or not recordable(self.model):
+        if self.model.taps.count or not self._on_one_gpu():
             return self._run_blocks(tokens, mask, caches)
-        state = (mask is None, self.backend, default_backend(), *(w.data_ptr() for w in self.model.parameters()))
-        if caches is None:
-            return self.graphs((*tokens.shape, *state), self._run_blocks, (tokens, mask))
-        past = caches[0].length
-        if not past or tokens.shape[1] > 1 or past == caches[0].capacity:
+        state = mask is None, self.backend, default_backend(), self._weights
+        if caches is not None and tokens.shape[1] == 1 and 0 < caches[0].length < caches[0].capacity:
+            return self._run_step(tokens, mask, caches, state)
+        if caches is not None or self.graphs is None or tokens.numel() > MOST_TOKENS:
             return self._run_blocks(tokens, mask, caches)
-        whole = None if mask is None else F.pad(mask, (0, caches[0].capacity - past - 1))
+        return self.graphs((*tokens.shape, *state), self._run_blocks, (tokens, mask))
+
+    def _on_one_gpu(self) -> bool:
+        """Can runs of this model be recorded? Asked of the model again only when its weights have moved."""
+        weights = weight_addresses(self.model)
+        if weights != self._weights:
+            self._weights, self._recordable = weights, recordable(self.model)
+        return self._recordable
+
+    def _run_step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache], state: Hashable) -> Tensor:
+        """One token after cached ones. Recorded or not, the same kernels run, so the numbers are the same to the bit."""
+        past, whole = caches[0].length, None
+        if mask is not None:
+            whole = F.pad(mask, (0, caches[0].capacity - past - 1))
         inputs = tokens, whole, self.model.positions(tokens, mask, past), tokens.new_full((1,), past)
-        resid = caches[0].graphs(state, partial(self._run_step, caches), inputs)
+        run = partial(self._step_blocks, caches)
+        resid = run(*inputs) if self.graphs is None else caches[0].graphs(state, run, inputs)
         for cache in caches:
             cache.length = past + 1
         return resid
 
-    def _run_step(
+    def _step_blocks(
         self, caches: list[KeyCache], tokens: Tensor, mask: Tensor | None, positions: Tensor, at: Tensor
     ) -> Tensor:
-        """One decoding step in which nothing but values of tensors depends on how many tokens came before."""
+        """A step in which nothing but values of tensors depends on how many tokens came before."""
         resid, rotary = self._embedded(tokens, positions)
+        batch = len(tokens)
+        places = {slots: place_among(slots, at, batch, mask) for slots in {cache.slots for cache in caches}}
         for layer in range(self.cfg.n_layers):
-            resid = self._block(layer, resid, Position(rotary, mask, caches, at))
+            resid = self._block(layer, resid, Position(rotary, mask, caches, places))
         return resid
 
     def _run_blocks(
@@ -180,7 +198,12 @@ class Engine:
         return stream(self.model, input, max_new_tokens, step=self._step, **options)
 
     def _step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache]) -> Tensor:
-        return self(tokens, last=True, attention_mask=mask, caches=caches)
+        if not caches[0].length:
+            return self(tokens, last=True, attention_mask=mask, caches=caches)
+        # a token that was sampled here is one of the vocabulary: asking would wait for the GPU
+        self._refuse_hooks()
+        with torch.no_grad(), self._guarded("last", tokens, caches):
+            return self.unembed(self._run(tokens, mask, caches)[:, -1])
 
     @contextmanager
     def tapped(self, *taps: Tap) -> Iterator[Engine]:
@@ -202,19 +225,20 @@ class Engine:
 
     def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Seen, Tensor]:
         attn = self.model.blocks[layer].attn
+        cache = None if at.caches is None else at.caches[layer]
         qkv = F.linear(x, attn.wqkv.weight, attn.wqkv.bias).unflatten(-1, (3, self.cfg.n_heads, self.cfg.d_head))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.cfg.use_qk_norm:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        cache = None if at.caches is None else at.caches[layer]
-        if at.at is not None and cache is not None:
-            return cache.place(k, v, attn.mixing(x, watched=False), at.at, at.mask), q
+        if at.places is not None and cache is not None:
+            return cache.place(k, v, attn.mixing(x, watched=False), at.places[cache.slots]), q
         return attn.tapped((q, k, v), attn.mixing(x, watched=False), at.mask, cache)
 
     def _refuse_hooks(self) -> None:
-        hooked = [name for name, hook in self.model.hook_dict.items() if hook.has_hooks()]
+        # HookPoint.has_hooks() of a thousand of them takes milliseconds, before every step
+        hooked = [name for name, hook in self.model.hook_dict.items() if hook.fwd_hooks or hook.bwd_hooks]
         if hooked:
             raise ValueError(
                 f"The engine runs no hooks, but the model has {len(hooked)}, the first on {hooked[0]}. "

@@ -30,9 +30,13 @@ class Graphs:
 
     The result of a graph is copied, and one thread at a time uses its memory. Where recording fails, everything runs
     as called from then on, after one warning.
+
+    Args:
+        at_once: record a key when it comes first, where it is sure to come again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
         self._recorded: OrderedDict[Hashable, Callable[[Inputs], Tensor] | None] = OrderedDict()
         self._lock = threading.Lock()
         self._failed = False
@@ -42,10 +46,10 @@ class Graphs:
         with self._lock:
             if self._failed:
                 return run(*inputs)
-            if key not in self._recorded:
+            if key not in self._recorded and not self.at_once:
                 self._keep(key, None)
                 return run(*inputs)
-            replay = self._recorded[key] or self._record(run, inputs)
+            replay = self._recorded.get(key) or self._record(run, inputs)
             if replay is None:
                 return run(*inputs)
             self._keep(key, replay)

@@ -28,6 +28,28 @@ class Seen:
     key_mask: Tensor | None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a step's one token goes among the slots of a cache, [1], and which slots it sees, bool [batch, slots]."""
+
+    slot: Tensor
+    seen: Tensor
+
+
+def place_among(slots: int, at: Tensor, batch: int, key_mask: Tensor | None) -> Place:
+    """The place of the token at position `at`, a tensor [1]: nothing else depends on its value.
+
+    Args:
+        key_mask: bool [batch, capacity], False on padding; None = no padding.
+    """
+    # the position that stands in each slot: the latest one that leaves this remainder
+    positions = at - (at - torch.arange(slots, device=at.device)) % slots
+    seen = (positions >= 0).expand(batch, -1)
+    if key_mask is not None:
+        seen = seen & key_mask[:, positions.clamp(min=0)]
+    return Place(at % slots, seen.contiguous())
+
+
 class KeyCache:
     """The keys of one layer: all of them up to a capacity or, in a local layer, a ring of the last visible ones.
 
@@ -40,7 +62,7 @@ class KeyCache:
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
         self._store: dict[str, Tensor] = {}
-        self.graphs = Graphs()
+        self.graphs = Graphs(at_once=True)
 
     @property
     def nbytes(self) -> int:
@@ -74,23 +96,11 @@ class KeyCache:
         mask = None if key_mask is None else key_mask[:, first:]
         return self._seen(keys, sites, past - first, self.visible_keys, mask)
 
-    def place(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], at: Tensor, key_mask: Tensor | None) -> Seen:
-        """extend for one new token after earlier ones, whose position is a tensor [1]: nothing depends on its value.
-
-        All slots are returned, those without a token hidden; self.length stays.
-
-        Args:
-            key_mask: bool [batch, capacity], False on padding; None = no padding.
-        """
-        new = {"k": k, "v": v} | _key_factors(sites)
-        for name, value in new.items():
-            self._store[name].index_copy_(1, at % self.slots, value)
-        # the position that stands in each slot: the latest one that leaves this remainder
-        positions = at - (at - torch.arange(self.slots, device=at.device)) % self.slots
-        mask = (positions >= 0).expand(k.shape[0], -1)
-        if key_mask is not None:
-            mask = mask & key_mask[:, positions.clamp(min=0)]
-        return self._seen(self._store, sites, self.slots - 1, None, mask)
+    def place(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], at: Place) -> Seen:
+        """extend for one new token after earlier ones. All slots are returned, and self.length stays."""
+        for name, value in ({"k": k, "v": v} | _key_factors(sites)).items():
+            self._store[name].index_copy_(1, at.slot, value)
+        return self._seen(self._store, sites, self.slots - 1, None, at.seen)
 
     def _write(self, new: dict[str, Tensor], past: int) -> None:
         """Put the last of the new tokens, as many as there are slots, in their places."""

@@ -74,7 +74,7 @@ def test_recorded_steps_continue_as_the_hooked_model_does_beyond_the_window_too(
     with torch.no_grad():
         truth = model.generate(tokens, 11, **options)
     assert torch.equal(Engine(model).generate(tokens, 11, **options), truth)
-    assert recordings == [9]  # the prompt and the first step run as called
+    assert recordings == [10]  # the prompt runs as called
 
 
 def test_a_recorded_steps_logits_are_those_of_the_step_as_called(recordings):
@@ -86,7 +86,7 @@ def test_a_recorded_steps_logits_are_those_of_the_step_as_called(recordings):
         engine(tokens[:, :3], caches=caches)
         for at in range(3, 15):
             assert relative_error(engine(tokens[:, at : at + 1], last=True, caches=caches), truth[:, at]) < 1e-11
-    assert recordings == [11]
+    assert recordings == [12]
 
 
 def test_interventions_are_never_recorded_and_never_played_over(recordings):
