@@ -134,7 +134,7 @@ class Engine:
         return self._recordable
 
     def _run_step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache], state: Hashable) -> Tensor:
-        """One token after cached ones. Recorded or not, the same kernels run, so the numbers are the same to the bit."""
+        """One token after cached ones. Recorded or not, the same kernels give the same numbers to the bit."""
         past, whole = caches[0].length, None
         if mask is not None:
             whole = F.pad(mask, (0, caches[0].capacity - past - 1))

@@ -106,7 +106,8 @@ class KeyCache:
         """Put the last of the new tokens, as many as there are slots, in their places."""
         for name, value in new.items():
             if name not in self._store:
-                self._store[name] = value.new_empty(value.shape[0], self.slots, *value.shape[2:])
+                # a recorded step sees all slots, and the pattern 0 of a slot without a token times NaN is NaN
+                self._store[name] = value.new_zeros(value.shape[0], self.slots, *value.shape[2:])
             kept = value[:, -self.slots :]
             first = past + value.shape[1] - kept.shape[1]
             start = first % self.slots
