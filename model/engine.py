@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.addresses import weight_addresses
-from model.backends import composed_attention, default_backend
+from model.backends import composed_attention, default_backend, kernels_take_steps
+from model.backends.triton_backend import kernels_or_else
 from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
+from model.fused_step import fused_inputs, holds
 from model.generation import generate, stream
 from model.graphs import MOST_TOKENS, Graphs
 from model.key_cache import KeyCache, Place, Seen, place_among
+from model.mixing import Mixing
 from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
 
@@ -226,15 +229,31 @@ class Engine:
     def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Seen, Tensor]:
         attn = self.model.blocks[layer].attn
         cache = None if at.caches is None else at.caches[layer]
+        if at.places is None or cache is None:
+            return attn.tapped(*self._projected(layer, x, at), at.mask, cache)
+        place, rotary = at.places[cache.slots], at.rotary
+
+        def plainly() -> tuple[Seen, Tensor]:
+            (q, k, v), sites = self._projected(layer, x, at)
+            return cache.place(k, v, sites, place), q
+
+        width = self.cfg.n_heads * self.cfg.d_head
+        if rotary is None or not holds(self.cfg, x.dtype) or not kernels_take_steps(self.backend, width, x.device.type):
+            return plainly()
+        return kernels_or_else(lambda: fused_inputs(attn, x, rotary, cache, place), plainly, x)
+
+    def _projected(
+        self, layer: int, x: Tensor, at: Position
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Mixing]]:
+        """Queries, keys and values as they enter attention, and the factors of both sites."""
+        attn = self.model.blocks[layer].attn
         qkv = F.linear(x, attn.wqkv.weight, attn.wqkv.bias).unflatten(-1, (3, self.cfg.n_heads, self.cfg.d_head))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.cfg.use_qk_norm:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        if at.places is not None and cache is not None:
-            return cache.place(k, v, attn.mixing(x, watched=False), at.places[cache.slots]), q
-        return attn.tapped((q, k, v), attn.mixing(x, watched=False), at.mask, cache)
+        return (q, k, v), attn.mixing(x, watched=False)
 
     def _refuse_hooks(self) -> None:
         # HookPoint.has_hooks() of a thousand of them takes milliseconds, before every step

@@ -55,18 +55,18 @@ class KeyCache:
 
     Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
     and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
-    graphs: steps recorded on these very tensors.
+    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: steps recorded on these very ones.
     """
 
     def __init__(self, capacity: int, visible_keys: int | None = None):
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
-        self._store: dict[str, Tensor] = {}
+        self.store: dict[str, Tensor] = {}
         self.graphs = Graphs(at_once=True)
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._store.values())
+        return sum(tensor.nbytes for tensor in self.store.values())
 
     def extend(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], key_mask: Tensor | None = None) -> Seen:
         """Add the new tokens, and return the keys that they attend over.
@@ -89,7 +89,7 @@ class KeyCache:
         else:
             positions = torch.arange(max(0, past - self.slots), end)
             old = positions[positions < past] % self.slots
-            keys = {name: torch.cat([self._store[name][:, old], value], dim=1) for name, value in new.items()}
+            keys = {name: torch.cat([self.store[name][:, old], value], dim=1) for name, value in new.items()}
         self._write(new, past)
         self.length = end
         first = int(positions[0])
@@ -99,26 +99,30 @@ class KeyCache:
     def place(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], at: Place) -> Seen:
         """extend for one new token after earlier ones. All slots are returned, and self.length stays."""
         for name, value in ({"k": k, "v": v} | _key_factors(sites)).items():
-            self._store[name].index_copy_(1, at.slot, value)
-        return self._seen(self._store, sites, self.slots - 1, None, at.seen)
+            self.store[name].index_copy_(1, at.slot, value)
+        return self.all_slots(sites, at)
+
+    def all_slots(self, sites: dict[str, Mixing], at: Place) -> Seen:
+        """What a step's query sees once its key stands in its place; sites need the query factors only."""
+        return self._seen(self.store, sites, self.slots - 1, None, at.seen)
 
     def _write(self, new: dict[str, Tensor], past: int) -> None:
         """Put the last of the new tokens, as many as there are slots, in their places."""
         for name, value in new.items():
-            if name not in self._store:
+            if name not in self.store:
                 # a recorded step sees all slots, and the pattern 0 of a slot without a token times NaN is NaN
-                self._store[name] = value.new_zeros(value.shape[0], self.slots, *value.shape[2:])
+                self.store[name] = value.new_zeros(value.shape[0], self.slots, *value.shape[2:])
             kept = value[:, -self.slots :]
             first = past + value.shape[1] - kept.shape[1]
             start = first % self.slots
             until_end = min(kept.shape[1], self.slots - start)
-            self._store[name][:, start : start + until_end] = kept[:, :until_end]
-            self._store[name][:, : kept.shape[1] - until_end] = kept[:, until_end:]
+            self.store[name][:, start : start + until_end] = kept[:, :until_end]
+            self.store[name][:, : kept.shape[1] - until_end] = kept[:, until_end:]
 
     def _in_ring(self, sites: dict[str, Mixing], key_mask: Tensor | None) -> Seen:
         """All filled slots, for one new query that sees every one of them: a softmax knows no order."""
         filled = min(self.length, self.slots)
-        keys = {name: value[:, :filled] for name, value in self._store.items()}
+        keys = {name: value[:, :filled] for name, value in self.store.items()}
         if key_mask is not None:
             slots = torch.arange(filled, device=key_mask.device)
             # the position that stands in each slot: the latest one that leaves this remainder

@@ -12,12 +12,15 @@ import torch
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 
 from model import Engine
+from model import engine as engine_module
 from model.backends import compiled as compiled_backend
 from model.backends import triton_backend, triton_memory
 from model.backends import triton_decode as decode_backend
 from model.backends import triton_prefill as prefill_backend
 from model.backends.triton_memory import prefill_bytes, single_query_bytes
 from model.backends.triton_prefill import Tiles, prefill, split_width, tiles_for
+from model.fused_step import fused_inputs
+from model.key_cache import caches_for
 from tests.models import VARIANTS, relative_error, small_model, some_tokens
 from tests.test_backends import CASES, LENGTH, N, definition, hold_to_definition, make_case, run
 from tests.test_structure import ROOT
@@ -247,3 +250,26 @@ def test_calls_with_few_tiles_take_smaller_ones(monkeypatch, queries, keys, smal
     assert (
         tiles.queries % tiles.pattern_queries == tiles.keys % tiles.pattern_keys == tiles.keys % tiles.value_keys == 0
     )
+
+
+FUSED = {"llama windows": {}, "neox": {"n_layers": 1}, "rank 1": {"n_layers": 1}}
+UNFUSED = {"rank 3": {"visible_keys": 2}, "query side": {}, "static and dynamic": {}}
+
+
+@pytest.mark.parametrize("variant", [*FUSED, *UNFUSED])
+def test_the_engines_steps_are_the_hooked_models_and_fused_where_a_layer_allows_it(variant, monkeypatch):
+    monkeypatch.setattr(engine_module, "recordable", lambda model: True)
+    fused = []
+    monkeypatch.setattr(engine_module, "fused_inputs", lambda *given: fused.append(1) or fused_inputs(*given))
+    changes = FUSED[variant] if variant in FUSED else {"n_layers": 1} | UNFUSED[variant]
+    model, tokens = small_model(variant, **changes), some_tokens(2, 6)
+    mask = torch.arange(6) >= torch.tensor([[2], [0]])
+    with torch.no_grad():
+        truth = model(tokens, attention_mask=mask)
+        engine = Engine(model.to(torch.float32), backend="triton", graphs=False)
+        caches = caches_for(model.cfg.keys_visible, 6)
+        engine(tokens[:, :4], attention_mask=mask[:, :4], caches=caches)
+        for at in (4, 5):
+            given = engine(tokens[:, at : at + 1], last=True, attention_mask=mask[:, : at + 1], caches=caches)
+            assert relative_error(given, truth[:, at]) < 1e-5
+    assert len(fused) == (2 * model.cfg.n_layers if variant in FUSED else 0)

@@ -122,6 +122,12 @@ def composed_attention(
     return BACKENDS[name](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS, block_queries)
 
 
+def kernels_take_steps(backend: str | None, width: int, device_type: str) -> bool:
+    """Do Triton's kernels run single queries of so wide a model, all heads together, however many keys there are?"""
+    name = _known(_default if backend is None else backend)
+    return name == "triton" or (name == AUTO and width >= AUTO_KERNELS_WIDTH and kernels_found(device_type))
+
+
 def _chosen(q_BTNK: Tensor, visible_keys: int | None, query_start: int) -> str:
     """What "auto" means for this call."""
     B, T, N, K = q_BTNK.shape
