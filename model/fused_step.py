@@ -14,7 +14,7 @@ from model.attention import ComposedAttention
 from model.config import SITES, DCFormerConfig
 from model.functional import QK_NORM_EPS
 from model.key_cache import KeyCache, Place, Seen
-from model.mixing import DOWN_NORM_EPS, KEY_FACTORS, QUERY_FACTORS, Mixing
+from model.mixing import DOWN_NORM_EPS, KEY_FACTORS, Mixing
 
 
 def holds(cfg: DCFormerConfig, dtype: torch.dtype) -> bool:
@@ -39,7 +39,7 @@ def fused_inputs(
     keys = [tuple(store[f"{site}.{name}"] for name in KEY_FACTORS) for site in SITES]
     queries = write_factors(hidden, gates, attn.mix_factors, at.slot, keys, DOWN_NORM_EPS)  # type: ignore[arg-type]
     sites = {
-        site: Mixing(attn.cfg.n_heads, **dict(zip(QUERY_FACTORS, factors, strict=True)))
-        for site, factors in zip(SITES, queries, strict=True)
+        site: Mixing(attn.cfg.n_heads, query_down=down, query_up=up, query_gate=gate)
+        for site, (down, up, gate) in zip(SITES, queries, strict=True)
     }
     return cache.all_slots(sites, at), q

@@ -253,7 +253,7 @@ def test_calls_with_few_tiles_take_smaller_ones(monkeypatch, queries, keys, smal
 
 
 FUSED = {"llama windows": {}, "neox": {"n_layers": 1}, "rank 1": {"n_layers": 1}}
-UNFUSED = {"rank 3": {"visible_keys": 2}, "query side": {}, "static and dynamic": {}}
+UNFUSED = {"rank 3": {"visible_keys": (2,)}, "query side": {}, "static and dynamic": {}}
 
 
 @pytest.mark.parametrize("variant", [*FUSED, *UNFUSED])
