@@ -9,6 +9,9 @@ from torch import Tensor
 from benchmarks.gpu_step_kernels import matvec_kernel
 from model.backends.triton_decode import early_start
 
+PREFETCH = True
+"""On a Hopper GPU a product's weights are asked for before the kernel ahead of it has ended."""
+
 ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
 
 
@@ -25,12 +28,14 @@ def matvec(
     out = x.new_empty(1, 1, count)
     rows, block, stages, warps = tile or ((4, 1024, 3, 4) if width > 4096 else (8, 512, 4, 4))
     weight, eps, centred = norm or (x, 0.0, False)
+    early = early_start(x.device)
     matvec_kernel[(-(-count // rows),)](
         x, weight, w, w if gate is None else gate, x if residual is None else residual, out, count, eps,
         D=width, ROWS=rows, BLOCK=min(block, triton.next_power_of_2(width)),
         NORM=0 if norm is None else 2 if centred else 1, GATED=gate is not None, ACT=ACTIVATIONS[act],
         HAS_RESIDUAL=residual is not None, STAGES=stages, num_warps=warps,
-        **early_start(x.device),
+        **early, PREFETCH=PREFETCH and early["PDL"] and count >= rows and w.element_size() == 2,
+        PADDED=triton.next_power_of_2(rows * width),
     )  # fmt: skip
     return out
 
