@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -176,6 +177,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
+    # a run that falls back to other kernels, or that no graph can hold, would be timed as what it is not
+    warnings.filterwarnings("error", message="The Triton kernels|This run cannot be recorded")
     say(f"{machine(device)}\n")
     if not check_all(options.shape, device, say):
         raise SystemExit("The engine's recorded runs are wrong on this GPU: nothing is timed.")
