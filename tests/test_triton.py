@@ -126,6 +126,23 @@ def test_maps_are_written_before_they_are_read(monkeypatch):
             assert relative_error(z, definition(case)) < 1e-6
 
 
+def wide(x, width=16):
+    """The same rows, each twice or more beside itself: descriptors read widths that are powers of two."""
+    return x.repeat(1, 1, 1, width)[..., :width]
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": (5, 36), "query_start": 3}, {"visible_keys": 9, "static": True, "batch": 1}]
+)
+def test_queries_and_keys_read_by_descriptors_change_nothing(options, monkeypatch):
+    case, described = make_case(queries=35, **options), []
+    case = case._replace(q=wide(case.q), k=wide(case.k), v=wide(case.v))
+    monkeypatch.setattr(prefill_backend, "descriptors_read", lambda *tensors: described.append(1) or True)
+    with torch.no_grad():
+        assert relative_error(run(case.to(torch.float32), "triton"), run(case, "eager")) < 1e-6
+    assert described
+
+
 def test_scratch_does_not_grow_with_the_square_of_the_length(monkeypatch):
     def counted(self, *shape, **options):
         result = original(self, *shape, **options)

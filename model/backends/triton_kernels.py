@@ -188,18 +188,29 @@ def write(out, maps, channels, table, plane, exists, RANK: tl.constexpr, AXIS: t
 
 @triton.jit
 def products(
-    q_rows, k_rows, row_exists, key_exists, D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr
+    q, k, q_place, k_place, n, row_exists, key_exists,
+    D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of the query rows with the key rows of one head. A width of 80 is 64 + 16: nothing is padded."""
-    low = tl.arange(0, D_LOW)
-    q = tl.load(q_rows[:, None] + low[None, :], mask=row_exists[:, None] & (low < D)[None, :], other=0.0)
-    k = tl.load(k_rows[:, None] + low[None, :], mask=key_exists[:, None] & (low < D)[None, :], other=0.0)
-    out = tl.dot(q, k.T, input_precision="ieee")
-    if D_HIGH > 0:
-        high = D_LOW + tl.arange(0, D_HIGH)
-        q = tl.load(q_rows[:, None] + high[None, :], mask=row_exists[:, None] & (high < D)[None, :], other=0.0)
-        k = tl.load(k_rows[:, None] + high[None, :], mask=key_exists[:, None] & (high < D)[None, :], other=0.0)
-        out = tl.dot(q, k.T, out, input_precision="ieee")
+    """Dot products of the query rows with the key rows of head n. A width of 80 is 64 + 16: nothing is padded.
+
+    q, k: pointers to the rows of head 0, whose places are the strides of heads; or, DESCRIBED, tensor descriptors,
+    whose places are (batch, first position, head 0). Those read keys that are hidden, and zeros beyond the last.
+    """
+    if DESCRIBED:
+        rows = tl.reshape(q.load([q_place[0], q_place[1], q_place[2] + n, 0]), [row_exists.shape[0], D_LOW])
+        keys = tl.reshape(k.load([k_place[0], k_place[1], k_place[2] + n, 0]), [key_exists.shape[0], D_LOW])
+        out = tl.dot(rows, keys.T, input_precision="ieee")
+    else:
+        q_rows, k_rows = q + n * q_place, k + n * k_place
+        low = tl.arange(0, D_LOW)
+        rows = tl.load(q_rows[:, None] + low[None, :], mask=row_exists[:, None] & (low < D)[None, :], other=0.0)
+        keys = tl.load(k_rows[:, None] + low[None, :], mask=key_exists[:, None] & (low < D)[None, :], other=0.0)
+        out = tl.dot(rows, keys.T, input_precision="ieee")
+        if D_HIGH > 0:
+            high = D_LOW + tl.arange(0, D_HIGH)
+            rows = tl.load(q_rows[:, None] + high[None, :], mask=row_exists[:, None] & (high < D)[None, :], other=0.0)
+            keys = tl.load(k_rows[:, None] + high[None, :], mask=key_exists[:, None] & (high < D)[None, :], other=0.0)
+            out = tl.dot(rows, keys.T, out, input_precision="ieee")
     return out
 
 
@@ -211,7 +222,7 @@ def score_kernel(
     GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr,
-    STAGES: tl.constexpr,
+    DESCRIBED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of exp(composed score - peak) of all heads of a group, with each row's peak and sum.
 
@@ -236,8 +247,14 @@ def score_kernel(
             key_exists = key_exists & (tl.load(key_mask + batch * mask_b + key, mask=key_exists, other=0) != 0)
             hides = True
 
-        q_rows = q + batch * q_b + first_head * q_h + query * q_t
-        k_rows = k + batch * k_b + first_head * k_h + key * k_s
+        if DESCRIBED:
+            q_rows, k_rows = q, k
+            q_place = (batch.to(tl.int32), first_query + tl.program_id(1) * BLOCK_Q, first_head)
+            k_place = (batch.to(tl.int32), key_start, first_head)
+        else:
+            q_rows = q + batch * q_b + first_head * q_h + query * q_t
+            k_rows = k + batch * k_b + first_head * k_h + key * k_s
+            q_place, k_place = q_h, k_h
         query_downs = (
             query_down + (batch * planes(query_down.dtype.element_ty, RANK) * HEADS + first_head) * queries + query
         )
@@ -256,7 +273,7 @@ def score_kernel(
         key_channels = zero_channels(RANK if HAS_KEY else 0, BLOCK_Q, BLOCK_K)
         if HAS_QUERY or HAS_KEY:
             for n in tl.range(0, N, num_stages=STAGES):
-                raw = products(q_rows + n * q_h, k_rows + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
+                raw = products(q_rows, k_rows, q_place, k_place, n, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
                 if HAS_QUERY:
                     at = query_downs + n * queries
                     query_channels = read(query_channels, raw, at, HEADS * queries, row_exists, RANK, 1, FLOAT16)
@@ -269,31 +286,33 @@ def score_kernel(
         seen = visible_tile(query_start + query, key, window, key_exists)
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
-            seen, cells, pairs, scale_log2, queries, keys, q_h, k_h, rows * columns, columns // BLOCK_K * rows * 2,
-            hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, True, STAGES,
+            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, rows * columns,
+            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
+            HAS_QUERY, HAS_KEY, HAS_STATIC, True, DESCRIBED, STAGES,
         )  # fmt: skip
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
-            seen, cells, pairs, scale_log2, queries, keys, q_h, k_h, rows * columns, columns // BLOCK_K * rows * 2,
-            hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH, HAS_QUERY, HAS_KEY, HAS_STATIC, False, STAGES,
+            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, rows * columns,
+            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
+            HAS_QUERY, HAS_KEY, HAS_STATIC, False, DESCRIBED, STAGES,
         )  # fmt: skip
 
 
 @triton.jit
 def write_heads(
     q, k, query_up, key_up, static, query_channels, key_channels, row_exists, key_exists, seen, maps,
-    peaks_and_sums, scale_log2, queries, keys, q_h, k_h, of_map, of_peaks, hides,
+    peaks_and_sums, scale_log2, queries, keys, q_place, k_place, of_map, of_peaks, hides,
     HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HIDES: tl.constexpr,
-    STAGES: tl.constexpr,
+    DESCRIBED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The second run over a tile's heads: scores again, mixed, hidden where a key is not seen, exponentiated.
 
     Nothing happens where HIDES is not what hides says.
     """
     for n in tl.range(0 if HIDES or not hides else N, N if hides or not HIDES else 0, num_stages=STAGES):
-        raw = products(q + n * q_h, k + n * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
+        raw = products(q, k, q_place, k_place, n, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
         scores = raw
         if HAS_QUERY:
             at = query_up + n * queries
@@ -303,7 +322,7 @@ def write_heads(
             scores = write(scores, raw, key_channels, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
         if HAS_STATIC:
             for m in range(N):
-                source = products(q + m * q_h, k + m * k_h, row_exists, key_exists, D, D_LOW, D_HIGH)
+                source = products(q, k, q_place, k_place, m, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
                 scores += source * tl.load(static + m * HEADS + n)
         if HIDES:
             # after mixing, with a finite value: a negative weight times -inf would be +inf

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from model.backends.triton_kernels import (
     INTERPRETED,
@@ -167,12 +168,18 @@ class _Call:
     def _scores(self, chunk: Chunk, maps: Tensor, peaks_and_sums: Tensor, grid: tuple[int, int, int]) -> None:
         q, k, at = self.q[chunk.batch], self.k[chunk.batch], self.tiles
         mask = None if self.key_mask is None else self.key_mask[chunk.batch]
+        described = descriptors_read(q, k)
+        read_q, read_k = q, k
+        if described:
+            read_q = TensorDescriptor.from_tensor(q, [1, at.queries, 1, self.d_head])
+            read_k = TensorDescriptor.from_tensor(k, [1, at.keys, 1, self.d_head])
         score_kernel[grid](
-            q, k, *_of(self.pre, chunk, maps), _or(self.pre.static, maps), _or(mask, maps), maps, peaks_and_sums,
+            read_q, read_k, *_of(self.pre, chunk, maps), _or(self.pre.static, maps), _or(mask, maps),
+            maps, peaks_and_sums,
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, self.scale_log2,
             chunk.rows, chunk.columns, *q.stride()[:3], *k.stride()[:3], self.keys,
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
-            STAGES=at.score_prefetch,
+            DESCRIBED=described, STAGES=at.score_prefetch,
             num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
         )  # fmt: skip
 
@@ -227,6 +234,19 @@ def tiles_for(queries: int, keys: int, dtype: torch.dtype) -> Tiles:
     if dtype == torch.float32:
         return Tiles(queries=32, keys=32, pattern_queries=16, pattern_keys=32, value_keys=32)
     return FEW if queries * keys < FEW_TILES * 64 * 64 else Tiles()
+
+
+def descriptors_read(*tensors: Tensor) -> bool:
+    """Should score_kernel read these queries and keys by tensor descriptors (TMA)? On Hopper, with heads of 128.
+
+    Measured on an H200 at 2048 tokens: 179 us instead of 202 for heads of 128, and no gain for heads of 80.
+    """
+    x = tensors[0]
+    if x.device.type != "cuda" or torch.version.cuda is None or x.element_size() != 2 or x.shape[-1] != 128:
+        return False
+    if torch.cuda.get_device_capability(x.device)[0] != 9:
+        return False
+    return all(x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:-1]) for x in tensors)
 
 
 def split_width(d_head: int) -> tuple[int, int]:
