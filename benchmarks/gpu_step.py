@@ -9,9 +9,6 @@ from torch import Tensor
 from benchmarks.gpu_step_kernels import matvec_kernel
 from model.backends.triton_decode import early_start
 
-PREFETCH = True
-"""On a Hopper GPU a product's weights are asked for before the kernel ahead of it has ended."""
-
 ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
 
 
@@ -34,8 +31,7 @@ def matvec(
         D=width, ROWS=rows, BLOCK=min(block, triton.next_power_of_2(width)),
         NORM=0 if norm is None else 2 if centred else 1, GATED=gate is not None, ACT=ACTIVATIONS[act],
         HAS_RESIDUAL=residual is not None, STAGES=stages, num_warps=warps,
-        **early, PREFETCH=PREFETCH and early["PDL"] and count >= rows and w.element_size() == 2,
-        PADDED=triton.next_power_of_2(rows * width),
+        **early,
     )  # fmt: skip
     return out
 

@@ -13,32 +13,17 @@ from model.backends.triton_step_kernels import activated
 
 
 @triton.jit
-def prefetch(weights, COUNT: tl.constexpr, PADDED: tl.constexpr):
-    """Ask for COUNT numbers of two bytes in the second-level cache, a line of 128 bytes at a time."""
-    at = tl.minimum(tl.arange(0, PADDED // 64) * 64, COUNT - 1)
-    tl.inline_asm_elementwise(
-        "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [weights + at], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
 def matvec_kernel(
     x, norm_weight, w, w_gate, residual, out, rows, eps,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr,
     GATED: tl.constexpr, ACT: tl.constexpr, HAS_RESIDUAL: tl.constexpr, STAGES: tl.constexpr,
-    PDL: tl.constexpr, PREFETCH: tl.constexpr, PADDED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out[n] = act(w_gate[n] . x') * (w[n] . x') or act(w[n] . x'), plus residual[n]; x' = norm(x).
 
     NORM 0: none, 1: root mean square, 2: centred too. The norm's mean and scale come out of the same loop and are
-    applied at its end, so that no weight waits for them. PREFETCH: this program's weights, which no earlier kernel
-    writes, are asked for while that kernel ends.
+    applied at its end, so that no weight waits for them.
     """
-    if PREFETCH:
-        first_row = tl.minimum(tl.program_id(0) * ROWS, rows - ROWS).to(tl.int64)
-        prefetch(w + first_row * D, ROWS * D, PADDED)
-        if GATED:
-            prefetch(w_gate + first_row * D, ROWS * D, PADDED)
     wait_for_previous(PDL)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
