@@ -27,7 +27,7 @@ class Served:
 
     @property
     def address(self) -> str:
-        return re.match(r"https?://[^/]+", self.link)[0]
+        return "/".join(self.link.split("/")[:3])
 
     def output(self) -> str:
         return self.log.read_text("utf-8", "replace")

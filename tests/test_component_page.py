@@ -23,6 +23,7 @@ from tests.browser_tools import ROOT, open_browser, serve_streamlit
 from tests.models import small_model
 from tests.study_runs import random_documents
 from workbench import session
+from workbench.access import STORES
 from workbench.figures import component_scores_figure
 from workbench.scripts import components_script
 from workbench.session import Workbench
@@ -36,6 +37,12 @@ from workbench.store_components import (
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
 PART, DOWN, GATE = "query_part@3.post", "query_down@1.pre", "query_gate@2.pre"
+
+
+@pytest.fixture(autouse=True)
+def folder_of_the_tests(monkeypatch, tmp_path_factory):
+    """The page opens stores only within the folders that it was started with."""
+    monkeypatch.setenv(STORES, str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +246,7 @@ def test_what_cannot_be_is_said(store, parameters, where, message):
 def test_no_store_is_one_sentence(tmp_path):
     assert "Type the folder of a store" in opened("").info[0].value
     page = opened(tmp_path / "nowhere")
-    assert "is no store" in page.error[0].value
+    assert "is no directory within the folders of stores" in page.error[0].value
     assert not page.exception
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +20,7 @@ from tests.served import PASSWORD, serve_workbench
 from workbench.serving.attempts import Attempts, Rule
 from workbench.serving.door import ENTER, LEAVE, Door, own_path
 from workbench.serving.gate import Gate
-from workbench.serving.secret import Secret
+from workbench.serving.secret import VARIABLE, Secret
 from workbench.serving.sessions import Sessions
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
@@ -327,6 +330,25 @@ def test_the_password_is_neither_in_the_list_of_processes_nor_in_the_log(served)
 
 def test_it_says_that_the_network_is_not_encrypted(served):
     assert "unencrypted" in served.output()
+
+
+def test_with_a_certificate_everything_goes_over_tls(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on PATH to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
+    )  # fmt: skip
+    options = ["--host", "0.0.0.0", "--certificate", str(certificate), "--key", str(key)]
+    with serve_workbench(tmp_path / "log", *options, environment={VARIABLE: PASSWORD}) as served:
+        with httpx.Client(base_url=served.address, verify=ssl.create_default_context(cafile=certificate)) as client:
+            assert served.address.startswith("https://localhost:")
+            assert client.get("/_stcore/health").status_code == 401
+            answer = client.post(ENTER, data={"password": PASSWORD})
+            assert "secure" in answer.headers["set-cookie"].lower()
+            assert client.get("/_stcore/health").text == "ok"
+        assert "unencrypted" not in served.output()
 
 
 @pytest.mark.browser

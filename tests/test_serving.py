@@ -57,6 +57,7 @@ def test_passwords_are_compared_by_digests_of_one_length_in_constant_time(monkey
 def test_a_secret_does_not_show_its_password():
     one = Secret(PASSWORD)
     assert PASSWORD not in repr(one) + str(vars(one))
+    assert PASSWORD not in repr(Serving(password=PASSWORD))
 
 
 def test_a_password_is_the_first_line_of_a_file_that_only_its_owner_opens(tmp_path):

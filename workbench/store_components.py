@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probes.components import Components, decompose, participation_ratio, top_tokens
-from probes.corpora.task_rows import TaskRows
 from probes.store import Store
+from probes.tasks import generate
 
 MOST_TOKENS, MOST_NUMBERS = 20_000, 4096
 """Tokens that are read, and numbers that a feature may have of each."""
@@ -112,12 +111,15 @@ def token_place(store: Store, tokens: pd.DataFrame, index: int) -> TokenPlace:
 
     Args:
         tokens: rows of PLACE. index: of the token among them.
+    Raises:
+        ValueError: a corpus of task rows that are none.
     """
     at, corpus = tokens.iloc[index], store.manifest.corpus
     if corpus.get("kind") == "task rows" and "rules" in corpus and at.piece == 0:
-        rows = TaskRows(list(corpus["rules"]), corpus["rows"], corpus["seed"], corpus["split"])
-        document = next(islice(rows.records(), int(at.document), None))()
-        return TokenPlace(str(document.text), int(at.context_position), True)
+        # as probes.corpora.TaskRows makes them: every round takes a row of each rule
+        index, place = divmod(int(at.document), len(corpus["rules"]))
+        (row,) = generate([corpus["rules"][place]], 1, corpus["seed"], corpus["split"], first=index)
+        return TokenPlace(row.plain_text, int(at.context_position), True)
     return _kept_around(tokens, index)
 
 

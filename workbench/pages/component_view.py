@@ -70,7 +70,7 @@ def show_tokens(store: Store, request: ComponentRequest, reading: ComponentReadi
 
 def show_way_on(store: Store, request: ComponentRequest, reading: ComponentReading, index: int) -> None:
     bench = workbench()
-    at = token_place(store, reading.tokens, index)
+    at = attempt(lambda: token_place(store, reading.tokens, index))
     names = attempt(bench.model_names)
     if st.session_state.get("component model") not in names:
         st.session_state["component model"] = model_of(store, names)

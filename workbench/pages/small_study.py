@@ -15,9 +15,8 @@ from model import list_models
 from probes.tasks import RULES
 from workbench.jobs import Cancelled, Job
 from workbench.pages.address import restored
-from workbench.pages.shared import attempt, workbench
+from workbench.pages.shared import attempt, told, workbench
 from workbench.pages.study_section import show_study
-from workbench.pages.tables import plain
 from workbench.small_studies import LONGEST_S, PASTED, PROBES, SmallStudy, feature_names, label_names
 
 POLL_S = 0.5
@@ -68,7 +67,7 @@ def _take_link() -> None:
     try:
         said = SmallStudy.read(written)
     except ValueError as error:
-        st.warning(plain(f"The link says a study that cannot be read: {error}"), icon=":material/link_off:")
+        st.warning(f"The link says a study that cannot be read: {told(error)}", icon=":material/link_off:")
         return
     corpus = TASKS if said.text is None else TEXT
     asked = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Serving:
 
     host: str = "127.0.0.1"
     port: int = 8501
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     token: bool = False
     certificate: Path | None = None
     key: Path | None = None
