@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from model.plain_words import parse_json
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -26,9 +27,20 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """What each line holds; a last line that was cut off while it was written is left out. No file: no lines."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """What each line holds; a last line that was cut off while it was written is left out. No file: no lines.
+
+    Raises:
+        ValueError: a line is no JSON; the sentence names it.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    return [_parsed(line, path, number) for number, line in enumerate(content.split(b"\n")[:-1], start=1)]
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}, is not JSON ({error}). Put the file back from a copy.") from error
 
 
 def sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import read_json
 from model.config import dtype_name
+from model.plain_words import one_line
 
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -102,7 +103,11 @@ def _is_beside(index: Path, shard: object) -> bool:
 
 def _shard_path(index: Path, shard: str) -> Path:
     path = index.parent / shard
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise ModelLoadError(f"{index} names the shard {shard}, which is missing. Fetch it into {index.parent}.")
     return path
 
@@ -120,7 +125,7 @@ def _safetensors_header(path: Path) -> dict[str, Entry]:
             }
     except (SafetensorError, OSError) as error:
         raise ModelLoadError(
-            f"{path} is not a readable safetensors file ({error}). It may be truncated: fetch it again."
+            f"{path} is not a readable safetensors file ({one_line(error)}). It may be truncated: fetch it again."
         ) from error
 
 
@@ -130,7 +135,7 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
         with safe_open(path, "pt") as file:
             return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise ModelLoadError(f"{path}: {name} cannot be read ({error}). Fetch the file again.") from error
+        raise ModelLoadError(f"{path}: {name} cannot be read ({one_line(error)}). Fetch the file again.") from error
 
 
 # -- torch files -----------------------------------------------------------------------------------
@@ -177,4 +182,4 @@ class _OneShard:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.plain_words import one_line, parse_json
 from probes.interventions.change import Change, Combined
 from probes.interventions.intervention import Intervention
 from probes.mean_mixing import MeanMixing
@@ -31,8 +32,8 @@ def from_json(text: str) -> Change:
         ValueError: not such a list, or a field that interventions do not have.
     """
     try:
-        listed = json.loads(text)
-    except json.JSONDecodeError as error:
+        listed = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"This is no JSON: {error}. Give what to_json wrote.") from error
     if not isinstance(listed, list) or not listed or not all(isinstance(part, dict) for part in listed):
         raise ValueError("Interventions are written as a list of objects. Give what to_json wrote.")

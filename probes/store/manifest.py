@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.plain_words import one_line, parse_json
 from model.whole_files import write_whole
 
 MANIFEST = "manifest.json"
@@ -18,7 +19,10 @@ FORMAT, VERSION = "dcformer-workbench store", 1
 
 
 class StoreError(ValueError):
-    """A store that cannot be used: what is wrong with it, where, and what to do."""
+    """A store that cannot be used: what is wrong with it, where, and what to do; one line, whatever it quotes."""
+
+    def __init__(self, said: str):
+        super().__init__(one_line(said, 1800))
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _fields(folder: Path) -> dict[str, Any]:
             )
         raise StoreError(f"{folder} is no store: it has no {MANIFEST}. Give the folder that harvest wrote.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Put it back from a copy, or harvest again.") from error
 

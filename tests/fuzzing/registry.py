@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.fuzzing import config, index, safetensors_file, tasks, tokenizer, torch_file
+from tests.fuzzing import config, index, interventions, safetensors_file, store, tasks, tokenizer, torch_file
 from tests.fuzzing.component import Component
 
 COMPONENTS: dict[str, Callable[[], Component]] = {
@@ -14,4 +14,6 @@ COMPONENTS: dict[str, Callable[[], Component]] = {
     "torch_file": torch_file.component,
     "tokenizer": tokenizer.component,
     "tasks": tasks.component,
+    "store": store.component,
+    "interventions": interventions.component,
 }

@@ -55,6 +55,5 @@ def _harmed_text(draw: Draw, row: dict[str, str]) -> tuple[bytes, str]:
 
 def read(folder: Path) -> None:
     for row in read_tasks(folder / FILE):
-        spans = roles(row)
-        assert "".join(row.plain_text[start:end] for start, end, _ in spans) == row.plain_text
         assert all(row.plain_text[one.start : one.end] == one.text for one in row.answers)
+        assert "".join(row.plain_text[start:end] for start, end, _ in roles(row)) == row.plain_text

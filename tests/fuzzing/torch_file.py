@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -131,12 +132,12 @@ class Payload:
 def _payload(draw: Draw, content: bytes) -> tuple[bytes, str]:
     folder = os.environ.get(MARKER, "/nonexistent")
     code = f"open({os.path.join(folder, MARKER)!r}, 'w').close()"
-    kind = draw(st.sampled_from(["exec", "eval", "system", "mkdir", "torch.load", "getattr"]))
+    kind = draw(st.sampled_from(["exec", "eval", "system", "mkdir", "torch.load", "import"]))
     payload = Payload(
         {
             "exec": (exec, (code,)), "eval": (eval, (code,)), "system": (os.system, (f"touch {folder}/{MARKER}",)),
             "mkdir": (os.mkdir, (f"{folder}/{MARKER}",)), "torch.load": (torch.load, (f"{folder}/{MARKER}",)),
-            "getattr": (getattr, (os, "system")),
+            "import": (__import__, ("os",)),
         }[kind]
     )  # fmt: skip
     state: Any = torch.load(io.BytesIO(content), weights_only=True)
@@ -165,21 +166,38 @@ class _Key:
         return self.payload.call
 
 
+_STRANGE: dict[str, Callable[[torch.Tensor], Any]] = {
+    "number": lambda _: 3,
+    "text": lambda _: "weights",
+    "none": lambda _: None,
+    "list": lambda tensor: [tensor],
+    "nested": lambda tensor: {"x": tensor},
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "meta": lambda tensor: tensor.to("meta"),
+    "int8": lambda tensor: tensor.to(torch.int8),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "bool": lambda tensor: tensor.bool(),
+    "transposed": lambda tensor: tensor.mT if tensor.ndim > 1 else tensor[None],
+    "empty": lambda tensor: tensor[:0],
+    "scalar": lambda tensor: tensor.sum(),
+    "nan": lambda tensor: tensor * float("nan"),
+    "parameter": lambda tensor: torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()),
+    "quantized": lambda tensor: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8),
+    "float8": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "flipped": lambda tensor: tensor.flip(0)[::1],
+    "strided": lambda tensor: tensor.repeat_interleave(2, 0)[::2],
+    "conj": lambda tensor: torch.complex(tensor.float(), tensor.float()).conj(),
+}
+"""What a tensor may become."""
+
+
 def _objects(draw: Draw, content: bytes) -> tuple[bytes, str]:
     """A state dict with something strange in it: other types, dtypes, layouts, devices, shapes."""
     state: Any = torch.load(io.BytesIO(content), weights_only=True)
     name = draw(st.sampled_from(sorted(state)))
     tensor = state[name]
-    strange = {
-        "number": 3, "text": "weights", "none": None, "list": [tensor], "nested": {"x": tensor}, "sparse": tensor.to_sparse(),
-        "meta": tensor.to("meta"), "int8": tensor.to(torch.int8), "complex": tensor.to(torch.complex64),
-        "bool": tensor.bool(), "transposed": tensor.mT if tensor.ndim > 1 else tensor[None],
-        "empty": tensor[:0], "scalar": tensor.sum(), "nan": tensor * float("nan"), "parameter": torch.nn.Parameter(tensor),
-        "quantized": torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8), "float8": tensor.to(torch.float8_e4m3fn),
-        "flipped": tensor.flip(0)[::1], "strided": tensor.repeat_interleave(2, 0)[::2], "conj": torch.complex(tensor, tensor).conj(),
-    }  # fmt: skip
-    kind = draw(st.sampled_from(sorted(strange)))
-    state[draw(st.sampled_from([name, name, 3, ("a",), b"x", "", "x" * 3000, "a\nb"]))] = strange[kind]
+    kind = draw(st.sampled_from(sorted(_STRANGE)))
+    state[draw(st.sampled_from([name, name, 3, ("a",), b"x", "", "x" * 3000, "a\nb"]))] = _STRANGE[kind](tensor)
     wrapped = draw(st.sampled_from([state, state, state, {"state_dict": state}, [state], tuple(state.items()), tensor]))
     return _saved(wrapped), f"{kind} under {str(name)[:40]}"
 
