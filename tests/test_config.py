@@ -84,7 +84,7 @@ CONTRADICTIONS = [
     ({"mgate_groups": 7, "gated_mlp": False}, "mgate_groups=7 needs a gated MLP, but gated_mlp=False"),
     ({"eos_token_id": 37}, "eos_token_id=37 is outside the vocabulary d_vocab=37"),
     ({"n_layers": 0}, "n_layers must be a whole number from 1 to 2147483647, got 0"),
-    ({"rank": 0}, "rank must be a whole number of at least 1"),
+    ({"rank": 0}, "rank must be a whole number from 1"),
     ({"sites": ("pre", "middle")}, "sites=.* must be drawn from"),
     ({"sides": ("query", "query")}, "sides=.* without repeats"),
     ({"act_fn": "tanh"}, "act_fn='tanh' is not known"),

@@ -32,7 +32,7 @@ def component() -> Component:
 
 @cache
 def model() -> HookedDCFormer:
-    return small_model("llama windows", n_layers=2, n_ctx=9)
+    return small_model("static and dynamic", n_layers=2, n_ctx=9)
 
 
 def valid() -> dict[str, Files]:

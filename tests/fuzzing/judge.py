@@ -19,7 +19,7 @@ OURS = tuple(str(ROOT / package) + os.sep for package in ("model", "probes", "wo
 LONGEST_SENTENCE = 2000
 SECONDS = 10.0
 """What no reading of such small files may take, on a busy machine."""
-MEMORY = 512 * 2**20
+MEMORY = 192 * 2**20
 """What no reading may add to the memory that is in use, in bytes."""
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn", "socket.connect",
              "socket.getaddrinfo", "ctypes.dlopen")  # fmt: skip

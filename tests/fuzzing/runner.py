@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzzing.component import Case, Component
@@ -59,6 +60,7 @@ class Tally:
 
 def run(component: Component, cases: int, start: int, deadline: float | None = None) -> Tally:
     """So many cases, a batch in each process. start: the seed. deadline: time.monotonic() after which none is begun."""
+    torch.set_num_threads(1)  # a pool of threads does not survive the division of a process
     total = Tally()
     _ = component.valid  # once, before the processes divide
     number = 0
