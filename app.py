@@ -7,9 +7,11 @@ st.set_page_config(page_title="DCFormer workbench", page_icon="workbench/pages/i
 st.navigation(
     [
         st.Page("workbench/pages/explore.py", title="Explore", default=True),
+        st.Page("workbench/pages/compare.py", title="Compare"),
         st.Page("workbench/pages/intervene.py", title="Intervene"),
         st.Page("workbench/pages/virtual_heads.py", title="Virtual heads"),
         st.Page("workbench/pages/heads.py", title="Heads"),
         st.Page("workbench/pages/probing.py", title="Probes", url_path="probes"),
+        st.Page("workbench/pages/tasks_page.py", title="Tasks", url_path="tasks"),
     ]
 ).run()

@@ -25,7 +25,8 @@ from model.mixing import Mixing, base_matrix, side_part
 from model.taps import LayerActivations
 from probes.examples import Example, ExampleBatch, batches
 from probes.interventions import Change, Intervention
-from probes.measures import Measure, PerSequence, Predictions, known_measures, put
+from probes.measures import Measure, Predictions, known_measures, put
+from probes.per_sequence import PerSequence
 from probes.sweeps import Cell
 
 SIDES = ("query", "key")

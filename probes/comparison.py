@@ -1,45 +1,47 @@
-"""Two runs side by side: composed against its uncomposed twin, a plain model, another checkpoint or another prompt.
-
-Axes: T position, N head of the first run, M head of the second.
-"""
+"""Two runs side by side: composed against its uncomposed twin, a plain model, another checkpoint or another prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from model import Capture, Engine, HookedDCFormer, capture
 from probes.interventions import Change
 from probes.interventions.change import Source
-from probes.metrics import head_metrics
+from probes.side_by_side import (
+    aligned,
+    head_pairs,
+    next_tokens,
+    paired_metrics,
+    predictions,
+    row_distances,
+    same_vocabulary,
+)
 
-QUERIES_COMPARED = 256
-"""Rows of the maps, evenly spaced, on which heads are compared."""
 POSITIONS_AT_ONCE = 256
 """Positions whose next-token distributions are held in float64 at a time."""
 PAIRINGS = {
     "same": "the same weights in both runs: head h is head h",
     "matched": "two trainings, whose head numbers have nothing to do with each other: paired within each layer by the "
     "least total distance of composed patterns",
-    "unpaired": "two trainings with other numbers of layers or heads: not paired",
+    "unpaired": "two trainings with other numbers of layers: not paired",
 }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What compare gives.
+    """What compare and compare_runs give.
 
     names: of the two sides. runs: their captures. pairs: positions (first, second) that hold the same token, in
-    order. pairing: which of PAIRINGS. note: what to keep in mind, or "".
+    order. pairing: which of PAIRINGS. note: what to keep in mind, or "". same_ids: a token id means the same text in
+    both.
     """
 
     names: tuple[str, str]
@@ -47,35 +49,65 @@ class Comparison:
     pairs: list[tuple[int, int]]
     pairing: str
     note: str = ""
+    same_ids: bool = True
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
         """One row for each pair of positions: what each side predicts there.
 
         Columns: position_a, position_b, token, loss_a and loss_b (nats, of the token that follows; nan where none
-        does), kl (KL(a || b) of the next-token distributions in nats; nan between vocabularies of other sizes),
-        next_a and next_b (id of the most likely next token).
+        does), kl (KL(a || b) of the next-token distributions in nats; nan between different vocabularies), next_a and
+        next_b (id of the most likely next token).
         """
-        aligned, a = torch.tensor(self.pairs), self.runs[0]
-        pieces = [_predictions(*self.runs, *piece.T) for piece in aligned.split(POSITIONS_AT_ONCE)]
+        places = torch.tensor(self.pairs)
+        parts = places.split(POSITIONS_AT_ONCE)
+        pieces = [predictions(self.runs, part[:, 0], part[:, 1], self.same_ids) for part in parts]
         found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        table = pd.DataFrame({"position_a": aligned[:, 0], "position_b": aligned[:, 1]} | found)
-        table.insert(2, "token", [a.str_tokens[i] for i, _ in self.pairs])
+        table = pd.DataFrame({"position_a": places[:, 0], "position_b": places[:, 1]} | found)
+        table.insert(2, "token", [self.runs[0].str_tokens[i] for i, _ in self.pairs])
         return table
 
     @cached_property
     def heads(self) -> pd.DataFrame:
-        """One row for each pair of heads: layer, head_a, head_b, distance; no rows where heads are not paired.
+        """One row for each pair of heads: layer, head_a, head_b, distance, runner_up; none where heads are not paired.
 
         distance: of the composed patterns, mean over aligned queries of the L1 distance of the two rows over aligned
         keys. How far each head's own pattern is mixed is probes.metrics.raw_to_composed.
+        runner_up: the least distance from head_a to any head of b but its partner: the further above distance, the
+        clearer the match; below, the head took what others had left. nan where head h is head h.
         """
         rows = []
         for layer in range(self.runs[0].cfg.n_layers) if self.pairing != "unpaired" else ():
-            distance_NM = _distances(*(_rows(run, layer, at) for run, at in self._places))
-            for head_a, head_b in self._paired(distance_NM):
-                rows.append((layer, head_a, head_b, float(distance_NM[head_a, head_b])))
-        return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "distance"])
+            pairs = head_pairs(self.runs, layer, self._places, self.pairing == "same")
+            rows += [(layer, *pair) for pair in pairs]
+        return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "distance", "runner_up"])
+
+    @cached_property
+    def unpaired(self) -> pd.DataFrame:
+        """Heads that have no partner: side ("a" or "b"), layer, head."""
+        rows = []
+        for side, run in zip("ab", self.runs, strict=True):
+            taken = set(zip(self.heads["layer"], self.heads[f"head_{side}"], strict=True))
+            places = product(range(run.cfg.n_layers), range(run.cfg.n_heads))
+            rows += [(side, *place) for place in places if place not in taken]
+        return pd.DataFrame(rows, columns=["side", "layer", "head"])
+
+    def heads_at(self, pair: int) -> pd.DataFrame:
+        """The pairs of heads at one aligned query: layer, head_a, head_b, distance (L1 of the two composed rows).
+
+        Args:
+            pair: number of the pair of positions, a row of tokens.
+        """
+        return row_distances(self.runs, self.pairs, self.heads, pair)
+
+    def next_tokens(self, pair: int, count: int = 5) -> pd.DataFrame:
+        """The most likely next tokens of both sides after a pair of positions: id_a, id_b, p_a, p_b.
+
+        Args:
+            pair: a row of tokens. count: how many of each side; rows are their union, most likely (on either side)
+                first. Between different vocabularies a row belongs to one side, and the rest of it is missing.
+        """
+        return next_tokens(self.runs, self.pairs[pair], count, self.same_ids)
 
     def metrics(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Head metrics of both sides for paired heads: layer, head_a, head_b, stage, metric, a, b, difference (b - a).
@@ -83,36 +115,27 @@ class Comparison:
         Args:
             names: of probes.metrics; None = those that both prompts allow.
         """
-        found = [head_metrics([run], names) for run in self.runs]
-        keys = ["layer", "stage", "metric"]
-        pairs = self.heads[["layer", "head_a", "head_b"]]
-        both = pairs.merge(found[0].rename(columns={"head": "head_a", "value": "a"}), on=["layer", "head_a"])
-        both = both.merge(
-            found[1].rename(columns={"head": "head_b", "value": "b"}), on=[*keys[:1], "head_b", *keys[1:]]
-        )
-        return both.assign(difference=both.b - both.a)
+        return paired_metrics(self.runs, self.heads, names)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Both losses over the aligned tokens and the mean divergence, in nats per token; and what changed most."""
-        worst = self.heads.sort_values("distance", ascending=False).head(1)
-        means = self.tokens[["loss_a", "loss_b", "kl"]].mean()
+        """Both losses and the mean divergence, in nats per token; and what changed most.
+
+        Means run over the aligned tokens that have a following token on both sides, as in probes.measures.
+        """
+        worst = self.heads[["layer", "head_a", "head_b", "distance"]].sort_values("distance", ascending=False).head(1)
+        counted = self.tokens.dropna(subset=["loss_a", "loss_b"])
+        same = float((self.tokens.next_a == self.tokens.next_b).mean()) if self.same_ids else float("nan")
         return {
-            "a": self.names[0], "b": self.names[1], "aligned_tokens": len(self.pairs), **means.to_dict(),
-            "same_next_token": float((self.tokens.next_a == self.tokens.next_b).mean()), "heads": self.pairing,
+            "a": self.names[0], "b": self.names[1], "aligned_tokens": len(self.pairs), "predicted": len(counted),
+            **counted[["loss_a", "loss_b", "kl"]].mean().to_dict(), "same_next_token": same, "heads": self.pairing,
             "most_changed": {} if worst.empty else worst.iloc[0].to_dict(), "note": self.note,
         }  # fmt: skip
 
     @property
-    def _places(self) -> list[tuple[Capture, Tensor]]:
-        aligned = torch.tensor(self.pairs)
-        return [(run, aligned[:, side]) for side, run in enumerate(self.runs)]
-
-    def _paired(self, distance_NM: Tensor) -> list[tuple[int, int]]:
-        if self.pairing == "same":
-            return [(head, head) for head in range(len(distance_NM))]
-        first, second = linear_sum_assignment(distance_NM.numpy())
-        return list(zip(first.tolist(), second.tolist(), strict=True))
+    def _places(self) -> tuple[Tensor, Tensor]:
+        places = torch.tensor(self.pairs)
+        return places[:, 0], places[:, 1]
 
 
 def compare(
@@ -136,17 +159,47 @@ def compare(
         ValueError: prompts that share no token, heads said to be the same where their numbers differ, or what the
             models refuse.
     """
-    second = a if isinstance(b, Change) else b
+    models = _model(a), _model(a if isinstance(b, Change) else b)
     runs = (capture(a, prompt), _second(a, b, prompt if other_prompt is None else other_prompt))
-    pairs = _aligned(runs[0].str_tokens, runs[1].str_tokens)
+    return compare_runs(
+        *runs, same_heads=models[0] is models[1] if same_heads is None else same_heads,
+        same_ids=same_vocabulary(*models), names=names or _names(a, b, other_prompt),
+        note=caution(b) if isinstance(b, Change) else "",
+    )  # fmt: skip
+
+
+def compare_runs(
+    a: Capture, b: Capture, *, same_heads: bool, same_ids: bool = True, names: tuple[str, str] = ("a", "b"),
+    note: str = "",
+) -> Comparison:  # fmt: skip
+    """Align two runs that are there already, each of any model, prompt and change.
+
+    Args:
+        same_heads: is head h of the one head h of the other? True for one model, and for checkpoints of one training.
+        same_ids: does a token id mean the same text in both? See probes.side_by_side.same_vocabulary.
+        note: what to keep in mind, see caution.
+    Raises:
+        ValueError: prompts that share no token, or heads said to be the same where their numbers differ.
+    """
+    pairs = aligned(a.str_tokens, b.str_tokens)
     if not pairs:
         raise ValueError("The two prompts share no token, so nothing can be aligned. Give prompts that overlap.")
-    one_training = _model(a) is _model(second) if same_heads is None else same_heads
-    sizes = [(run.cfg.n_layers, run.cfg.n_heads) for run in runs]
-    if one_training and sizes[0] != sizes[1]:
+    sizes = [(run.cfg.n_layers, run.cfg.n_heads) for run in (a, b)]
+    if same_heads and sizes[0] != sizes[1]:
         raise ValueError(f"The models have (layers, heads) {sizes[0]} and {sizes[1]}; their heads cannot be the same.")
-    pairing = "same" if one_training else "matched" if sizes[0] == sizes[1] else "unpaired"
-    return Comparison(names or _names(a, b, other_prompt), runs, pairs, pairing, _note(b))
+    pairing = "same" if same_heads else "matched" if sizes[0][0] == sizes[1][0] else "unpaired"
+    return Comparison(names, (a, b), pairs, pairing, note, same_ids)
+
+
+def caution(*changes: Change) -> str:
+    """What a person who compares a model under such changes has to keep in mind, or ""."""
+    if any(getattr(part, "mode", "") == "identity" for change in changes for part in change.parts()):
+        return (
+            "Without mixing the weights are off the distribution they were trained for: a higher loss says that they "
+            "rely on composition, not that a model could not do without. To ask what the dynamic part does, freeze "
+            "mixing to its mean instead."
+        )
+    return ""
 
 
 def _model(source: HookedDCFormer | Engine) -> HookedDCFormer:
@@ -164,48 +217,3 @@ def _names(a: HookedDCFormer | Engine, b: HookedDCFormer | Engine | Change, othe
     first = str(a.cfg.model_name)
     second = f"{first}, changed" if isinstance(b, Change) else str(b.cfg.model_name)
     return first, second if second != first or other_prompt is None else f"{first}, other prompt"
-
-
-def _note(b: HookedDCFormer | Engine | Change) -> str:
-    if isinstance(b, Change) and any(getattr(part, "mode", "") == "identity" for part in b.parts()):
-        return (
-            "Without mixing the weights are off the distribution they were trained for: a higher loss says that they "
-            "rely on composition, not that a model could not do without. To ask what the dynamic part does, freeze "
-            "mixing to its mean instead."
-        )
-    return ""
-
-
-def _aligned(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
-    """Positions that hold the same token, in the order of both: all of them where the prompts are equal."""
-    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    return [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
-
-
-def _predictions(a: Capture, b: Capture, places_a: Tensor, places_b: Tensor) -> dict[str, Tensor]:
-    """Both sides' losses, first choices and divergence at some positions, as columns of Comparison.tokens."""
-    logs: list[Tensor] = []
-    found: dict[str, Tensor] = {}
-    for side, run, places in (("a", a, places_a), ("b", b, places_b)):
-        log_PV = run.logits[places].double().log_softmax(-1)  # type: ignore[index]
-        following = (places + 1).clamp(max=len(run) - 1)
-        loss = F.nll_loss(log_PV, run.tokens[following], reduction="none")
-        found[f"loss_{side}"] = loss.masked_fill(places == len(run) - 1, float("nan"))
-        found[f"next_{side}"] = log_PV.argmax(-1)
-        logs.append(log_PV)
-    log_p, log_q = logs
-    same = log_p.shape[-1] == log_q.shape[-1]
-    # rounding can leave the divergence of equal distributions just below 0
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0) if same else torch.full_like(found["loss_a"], torch.nan)
-    return found | {"kl": kl}
-
-
-def _rows(run: Capture, layer: int, places_T: Tensor) -> Tensor:
-    """Aligned rows and columns of all heads' composed patterns, [head, query, key]."""
-    step = -(-len(places_T) // QUERIES_COMPARED)
-    return run.pattern(layer, queries=places_T[::step], keys=places_T)
-
-
-def _distances(a_NTS: Tensor, b_MTS: Tensor) -> Tensor:
-    """Mean L1 distance of rows between every head of one and every head of the other, [N, M]."""
-    return torch.stack([(a_NTS[:, None] - b_TS).abs().sum(-1).mean(-1)[:, 0] for b_TS in b_MTS], dim=1)

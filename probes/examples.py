@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model import HookedDCFormer
+from probes.tasks.foils import foil_of
 from probes.tasks.rows import TaskRow, answer_token_mask
 
 
@@ -71,13 +72,9 @@ def _task_example(model: HookedDCFormer, row: TaskRow) -> Example:
     for place in targets:
         first = owners[place] != owners[place - 1]
         others = row.answers[owners[place]].candidates
-        contrasts.append(_contrast(model, start[place], others) if first else None)
+        foil = foil_of(model.tokenizer, start[place], others) if first else None
+        contrasts.append(None if foil is None else foil.token)
     return Example(tuple(start), tuple(targets), tuple(owners[place] for place in targets), tuple(contrasts))
-
-
-def _contrast(model: HookedDCFormer, answer: int, candidates: Sequence[str]) -> int | None:
-    firsts = (model.tokenizer.encode(f" {candidate}", add_special_tokens=False)[0] for candidate in candidates)
-    return next((first for first in firsts if first != answer), None)
 
 
 @dataclass(frozen=True)

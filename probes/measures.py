@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from model import Engine, HookedDCFormer
 from probes.examples import Example, ExampleBatch, batches
 from probes.interventions import Change
-
-RESAMPLES = 1000
+from probes.per_sequence import PerSequence
 
 
 @dataclass(frozen=True)
@@ -118,42 +114,6 @@ def known_measures(names: Sequence[str]) -> list[Measure]:
 
 
 # -- over sequences --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PerSequence:
-    """A measure's sums over what counted in each sequence, and how many counted; both float64 [sequences]."""
-
-    sums: NDArray[np.float64]
-    counts: NDArray[np.float64]
-
-    @property
-    def mean(self) -> float:
-        """Over all that counted; nan where nothing did."""
-        return _ratio(self.sums, self.counts)
-
-    def minus(self, other: PerSequence) -> PerSequence:
-        """The difference of two runs over the same sequences."""
-        return PerSequence(self.sums - other.sums, self.counts)
-
-    def interval(self, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap percentile interval of the mean over resampled sequences (Efron 1979); nan with one sequence."""
-        kept = self.counts > 0
-        if kept.sum() < 2:
-            return float("nan"), float("nan")
-        found = stats.bootstrap(
-            (self.sums[kept], self.counts[kept]), _ratio_along, paired=True, vectorized=True, method="percentile",
-            n_resamples=RESAMPLES, confidence_level=confidence, rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-        return float(found.low), float(found.high)
-
-
-def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
-    return float(sums.sum() / counts.sum()) if counts.sum() else float("nan")
-
-
-def _ratio_along(sums: Any, counts: Any, axis: int = -1) -> Any:
-    return sums.sum(axis) / counts.sum(axis)
 
 
 def predictions(engine: Engine, resid_BTD: Tensor, batch: ExampleBatch) -> Predictions:

@@ -28,7 +28,8 @@ from probes.examples import Example, ExampleBatch, batches
 from probes.interventions import Change, Intervention, Stacked, to_json
 from probes.interventions.intervention import branches_of
 from probes.kept import Kept
-from probes.measures import Measure, PerSequence, Predictions, known_measures, predictions, put, row_sums
+from probes.measures import Measure, Predictions, known_measures, predictions, put, row_sums
+from probes.per_sequence import PerSequence
 from probes.weights import feed_weights
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}

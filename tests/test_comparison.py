@@ -1,6 +1,7 @@
 """Comparisons align tokens and heads, and their numbers are those of the single runs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from model import Engine, HookedDCFormer, capture
-from probes import uncomposed_twin
-from probes.comparison import compare
+from probes import Intervention, uncomposed_twin
+from probes.comparison import compare, compare_runs
+from probes.examples import text_examples
+from probes.measures import measured
+from probes.side_by_side import same_vocabulary
 from tests.models import small_config, small_model, some_tokens
 from workbench.cli import main
 
@@ -101,6 +105,95 @@ def test_what_cannot_be_compared_is_refused(model):
         compare(model, small_model("llama", n_layers=2), some_tokens(T), same_heads=True)
     other = HookedDCFormer(small_config("llama windows", d_vocab=41), seed=0)
     assert compare(model, other, some_tokens(T)).tokens.kl.isna().all()
+
+
+def test_both_sides_may_be_changed(model):
+    first, second = Intervention(layers=[0]), Intervention(layers=[2], mode="identity")
+    runs = []
+    for change in (first, second):
+        with change.applied(model):
+            runs.append(capture(model, some_tokens(T)))
+    found = compare_runs(*runs, same_heads=True)
+    log_p, log_q = (change.run(model, some_tokens(1, T))[0].log_softmax(-1).detach() for change in (first, second))
+    np.testing.assert_allclose(found.tokens.kl, (log_p.exp() * (log_p - log_q)).sum(-1), atol=1e-6)
+
+
+def test_means_are_those_of_the_measures(model):
+    found = compare(model, uncomposed_twin(), some_tokens(T)).summary
+    examples = text_examples(model, some_tokens(1, T))
+    intact, changed = measured(model, examples), measured(model, examples, ["loss", "kl"], uncomposed_twin())
+    assert found["predicted"] == T - 1
+    truth = intact["loss"].mean, changed["loss"].mean, changed["kl"].mean
+    assert (found["loss_a"], found["loss_b"], found["kl"]) == pytest.approx(truth, rel=1e-5)
+
+
+def test_a_match_says_how_clear_it_is(model):
+    found = compare(model, relabelled(model, [2, 0, 3, 1]), some_tokens(T))
+    patterns = [run.pattern(1) for run in found.runs]
+    for row in found.heads[found.heads.layer == 1].itertuples():
+        far = (patterns[0][row.head_a] - patterns[1]).abs().sum(-1).mean(-1)
+        assert row.distance == pytest.approx(float(far[row.head_b]), abs=1e-6)
+        others = [float(value) for head, value in enumerate(far) if head != row.head_b]
+        assert row.runner_up == pytest.approx(min(others), abs=1e-6)
+    assert compare(model, uncomposed_twin(), some_tokens(T)).heads.runner_up.isna().all()
+
+
+def test_heads_at_one_query_are_l1_of_aligned_rows(model):
+    tokens = torch.arange(T)
+    other = torch.cat([torch.tensor([30, 31]), tokens[:5], torch.tensor([33]), tokens[6:]])
+    for b in (model, small_model("llama windows", seed=5)):
+        found = compare(model, b, tokens, other_prompt=other)
+        query, places = found.pairs[6], torch.tensor(found.pairs)
+        at = found.heads_at(6)
+        assert at[["layer", "head_a", "head_b"]].equals(found.heads[["layer", "head_a", "head_b"]])
+        for row in at.itertuples():
+            sides = zip(found.runs, (row.head_a, row.head_b), range(2), strict=True)
+            one, two = (run.pattern(row.layer)[head, query[side], places[:, side]] for run, head, side in sides)
+            assert row.distance == pytest.approx(float((one - two).abs().sum()), abs=1e-5)
+
+
+def test_heads_left_over_are_unpaired(model):
+    wider = small_model("llama windows", n_heads=6)
+    found = compare(wider, model, some_tokens(T))
+    assert found.pairing == "matched"
+    assert (found.heads.groupby("layer").size() == 4).all()
+    assert set(found.unpaired.side) == {"a"}
+    for layer, rows in found.unpaired.groupby("layer"):
+        paired = found.heads[found.heads.layer == layer].head_a
+        assert sorted([*rows["head"], *paired]) == list(range(6))
+    assert len(compare(model, small_model("llama", n_layers=2), some_tokens(T)).unpaired) == 3 * 4 + 2 * 4
+
+
+def test_next_tokens_are_the_best_of_both_sides(model):
+    found = compare(model, uncomposed_twin(), some_tokens(T))
+    p, q = (run.logits[7].double().softmax(-1) for run in found.runs)
+    table = found.next_tokens(7, 3)
+    assert set(table.id_a) == {*p.topk(3).indices.tolist(), *q.topk(3).indices.tolist()}
+    assert table.id_a.equals(table.id_b)
+    np.testing.assert_allclose(table.p_a, p[table.id_a.astype(int).tolist()], atol=1e-7)
+    np.testing.assert_allclose(table.p_b, q[table.id_b.astype(int).tolist()], atol=1e-7)
+    assert table[["p_a", "p_b"]].max(axis=1).is_monotonic_decreasing
+
+
+def test_vocabularies_that_differ_have_no_divergence_and_separate_predictions(model):
+    other = HookedDCFormer(small_config("llama windows", d_vocab=41), seed=0)
+    assert not same_vocabulary(model, other)
+    assert same_vocabulary(model, small_model("plain"))
+    found = compare(model, other, some_tokens(T))
+    assert np.isnan(found.summary["same_next_token"])
+    table = found.next_tokens(2, 3)
+    assert len(table) == 6
+    assert (table.id_a.isna() != table.id_b.isna()).all()
+    assert (table.p_a.isna() == table.id_a.isna()).all()
+
+
+def test_equal_sizes_do_not_make_equal_vocabularies(model):
+    one, other = small_model("llama windows"), small_model("llama windows")
+    one.tokenizer, other.tokenizer = (SimpleNamespace(get_vocab=lambda at=at: {"a": at}) for at in (0, 1))
+    assert not same_vocabulary(one, other)
+    assert not same_vocabulary(one, model)
+    runs = capture(model, some_tokens(T)), capture(model, some_tokens(T))
+    assert compare_runs(*runs, same_heads=True, same_ids=False).tokens.kl.isna().all()
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from model import Engine, load_model
 from probes import Intervention, MeanMixing
 from probes.examples import Example, batches, task_examples, text_examples
 from probes.interventions import Stacked
-from probes.measures import MEASURES, PerSequence, measured
+from probes.measures import MEASURES, measured
+from probes.per_sequence import PerSequence
 from probes.sweeps import Cell, branch_cells, edge_cells, head_cells, patch_cells, position_cells, sweep
 from probes.tasks import generate, score
 from tests.models import small_model, some_tokens

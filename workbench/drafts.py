@@ -21,10 +21,14 @@ FORM_MODES = {
     "random": "random control",
 }
 """Modes that the form offers, and what it calls them."""
+MODE_TITLES = FORM_MODES | {"patch": "patch (from the corrupted row)"}
+"""What modes are called, those that a form offers beside a pair of rows included."""
 CHOICES = ("layers", "sites", "branches", "sources", "targets", "positions")
 """Fields that are lists; an empty one means all."""
 TAKES = {"scale": "amount", "set": "value", "shuffle": "seed", "random": "seed"}
 """Modes with a number, and the field it goes to."""
+LABEL = 80
+"""Characters of a part of a label."""
 DOSES = (-2.0, 4.0)
 
 
@@ -32,7 +36,7 @@ def intervention(fields: Mapping[str, Any], mean: MeanMixing | None = None) -> I
     """The intervention that a filled form means.
 
     Args:
-        fields: mode, some of CHOICES, and the number that the mode takes.
+        fields: mode, some of CHOICES, and the number (of patch: the prompt) that the mode takes.
         mean: what "mean" freezes to.
     Raises:
         ValueError: what Intervention refuses.
@@ -43,6 +47,8 @@ def intervention(fields: Mapping[str, Any], mean: MeanMixing | None = None) -> I
         given[TAKES[mode]] = fields[TAKES[mode]]
     if mode == "mean":
         given["mean"] = mean
+    if mode == "patch":
+        given["prompt"] = fields["prompt"]
     return Intervention(mode=mode, **given)
 
 
@@ -120,3 +126,18 @@ TYPES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (("seed",), "a whole number from 0", lambda seed: _whole(seed) and seed >= 0),
 )  # fmt: skip
 """Fields of an intervention in JSON: which, what they must be, and whether something is."""
+
+
+def label(change: Change) -> str:
+    """A change in a few words, for a list to choose from."""
+    return "; ".join(_part_label(part) for part in change.parts())
+
+
+def _part_label(part: Change) -> str:
+    said = [getattr(part, "mode", type(part).__name__)]
+    for name in ("layers", "sites", "branches", "sources", "targets", "positions"):
+        chosen = getattr(part, name, None)
+        if chosen is not None:
+            said.append(f"{name} {', '.join(map(str, chosen))}")
+    text = " · ".join(said)
+    return text if len(text) <= LABEL else f"{text[:LABEL]}…"

@@ -6,7 +6,7 @@ import base64
 import gzip
 
 import plotly.graph_objects as go
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 _SCRIPT = """<script type="text/plain" id="plotly-gzip">{packed}</script>
@@ -29,6 +29,15 @@ _SCRIPT = """<script type="text/plain" id="plotly-gzip">{packed}</script>
 def figure_json(figure: go.Figure) -> Markup:
     """A figure as the content of <script type="application/json">: no text of it can end the element."""
     return Markup(str(figure.to_json()).replace("<", "\\u003c"))
+
+
+def figure_html(figure: go.Figure, title: str) -> str:
+    """A figure as an HTML file of its own: hover, zoom and saving work offline."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head><body>'
+        f'<div class="figure"></div><script type="application/json">{figure_json(figure)}</script>\n'
+        f"{plotly_script()}</body></html>\n"
+    )
 
 
 def plotly_script() -> Markup:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import pandas as pd
 import torch
 from cachetools import LRUCache
 
 from model import Capture, HookedDCFormer, capture, list_models, load_model
 from model.capture import MAPS
 from probes import MeanMixing
-from probes.interventions import from_json
+from probes.comparison import caution, compare_runs
+from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
+from probes.side_by_side import Runs, paired_metrics, same_vocabulary
 from probes.study import Study, run_study
+from probes.tasks import TaskRow, TaskScores, score
+from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
+from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, read_place
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
 from workbench.jobs import Job
+from workbench.overviews import Picture, pictures
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
+from workbench.task_runs import TaskRequest, TaskResult
+from workbench.turns import Turn, telling
 from workbench.views import distances
 
 Value = TypeVar("Value")
@@ -34,6 +47,11 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+PICTURES_KEPT = 256
+CHANGED_NAMES_KEPT = 4096
+SMALL_MAP_BYTES = 64 << 20
+ANSWERS_KEPT = 200_000
+COMPARISONS_KEPT = 256
 JOBS_AT_ONCE = 2
 
 
@@ -59,20 +77,51 @@ class Workbench:
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
+        self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
+        self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
+        self._changes: LRUCache = LRUCache(MEANS_KEPT)
+        self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
+        self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
         self._guard = threading.Lock()
-        self._locks: dict[Any, threading.Lock] = {}
+        self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
         """Every model that can be chosen: the bundled pair, then what the model folder holds."""
         return list_models(self.model_folder)
 
+    def under(self, name: str, change: str) -> str:
+        """A name of the model with a change always in place, for every method that takes a model's name.
+
+        Args:
+            change: JSON of the change; "" gives the name itself.
+        Raises:
+            ValueError: JSON that is no change, or a change that this model cannot have.
+        """
+        if not change:
+            return name
+        from_json(change).check(self.model(name).cfg)
+        changed = f"{name} under {hashlib.sha256(change.encode()).hexdigest()[:16]}"
+        with self._guard:
+            self._changed_names[changed] = (name, change)
+        return changed
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """The model's own name, and the JSON of the change that `under` put in place, "" for none."""
+        with self._guard:
+            return self._changed_names.get(name, (name, ""))
+
     def model(self, name: str) -> HookedDCFormer:
         """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory."""
+        name, _ = self.parts(name)
         return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
+        own, change = self.parts(name)
+        if change:
+            return self.changed_capture(own, prompt, change)
         model = self.model(name)
         # hooks change the module while it runs: one forward at a time for each model
         return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt))
@@ -111,10 +160,90 @@ class Workbench:
 
         return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
 
+    def side_change(self, side: Side) -> str | None:
+        """The change that one side of a comparison runs under, as JSON; None = as trained.
+
+        Raises:
+            ValueError: interventions that are none.
+        """
+
+        def build() -> str | None:
+            change = side.change(lambda: self.mean_mixing(side.model, side.corpus))
+            return None if change is None else to_json(change)
+
+        key = (side.model, side.composition, side.written, side.corpus)
+        return self._once(self._changes, key, ("changes", side.model), build)
+
+    def side_capture(self, side: Side) -> Capture:
+        """The run of one side of a comparison."""
+        change = self.side_change(side)
+        if change is None:
+            return self.capture(side.model, side.prompt)
+        return self.changed_capture(side.model, side.prompt, change)
+
+    def side_maps(self, side: Side, layer: int, head: int) -> dict[str, torch.Tensor]:
+        """The four maps of one head of one side, each [query, key]."""
+        return self.maps(side.model, side.prompt, layer, head, self.side_change(side))
+
+    def comparison(self, a: Side, b: Side, same_heads: bool = False) -> Reading:
+        """Two runs side by side; of all that is read from comparisons COMPARISONS_KEPT answers are kept.
+
+        Args:
+            same_heads: the two models are checkpoints of one training, so that head h is head h. One model's heads are
+                always its own.
+        Raises:
+            ValueError: what either side refuses, prompts without a common token, or heads that cannot be the same.
+        """
+        models = self.model(a.model), self.model(b.model)
+
+        def read(runs: Runs) -> Reading:
+            changes = (self.side_change(side) for side in (a, b))
+            note = caution(*(from_json(change) for change in changes if change is not None))
+            found = compare_runs(
+                *runs, same_heads=same_heads or a.model == b.model, same_ids=same_vocabulary(*models), names=("A", "B"),
+                note=note,
+            )  # fmt: skip
+            return read_comparison(found, (models[0].to_string, models[1].to_string))
+
+        return self._compared((a, b, same_heads), "whole", read)
+
+    def compared_place(self, a: Side, b: Side, same_heads: bool, pair: int) -> PlaceReading:
+        """What two sides do at one aligned pair of positions; pair: a row of their reading's tokens."""
+        reading = self.comparison(a, b, same_heads)
+        decode = self.model(a.model).to_string, self.model(b.model).to_string
+        return self._compared((a, b, same_heads), pair, lambda runs: read_place(runs, reading, pair, decode))
+
+    def compared_metrics(self, a: Side, b: Side, same_heads: bool = False) -> pd.DataFrame:
+        """Head metrics of paired heads, as Comparison.metrics gives them."""
+        heads = self.comparison(a, b, same_heads).heads
+        return self._compared((a, b, same_heads), "metrics", lambda runs: paired_metrics(runs, heads))
+
+    def _compared(self, asked: tuple[Side, Side, bool], what: str | int, read: Callable[[Runs], Value]) -> Value:
+        a, b, _ = asked
+
+        def build() -> Value:
+            return read((self.side_capture(a), self.side_capture(b)))
+
+        return self._once(self._comparisons, (*asked, what), ("compare", a.model, b.model), build)
+
     def distances(self, name: str, prompt: str) -> dict[str, torch.Tensor]:
         """How far each head's mixing is from identity, by site, [layer, head]."""
         run = self.capture(name, prompt)
         return self._once(self._distances, (name, prompt), ("maps", name), lambda: distances(run))
+
+    def overview(self, name: str, prompt: str, measure: str) -> list[Picture]:
+        """What a measure of workbench.overviews says of every head, [layer, head] for each site or stage.
+
+        Raises:
+            ValueError: this prompt or model has nothing to measure.
+        """
+        run = self.capture(name, prompt)
+        return self._once(self._pictures, (name, prompt, measure), ("heads", name), lambda: pictures(run, measure))
+
+    def small_maps(self, name: str, prompt: str, layer: int, kind: str, stage: str) -> np.ndarray:
+        """The maps of all heads of a layer, reduced: see workbench.all_heads; they share SMALL_MAP_BYTES."""
+        run, key = self.capture(name, prompt), (name, prompt, layer, kind, stage)
+        return self._once(self._small_maps, key, ("maps", name), lambda: small_maps(run, layer, kind, stage))
 
     def start_sweep(self, request: SweepRequest, out: Path) -> Job[SweepResult]:
         """A sweep in a thread of its own, over a model of its own: other sessions go on meanwhile.
@@ -148,6 +277,37 @@ class Workbench:
 
         return Job(work, self._turns)
 
+    def start_tasks(self, request: TaskRequest) -> Job[TaskResult]:
+        """Models on task rows, in a thread of its own; it takes turns with sweeps and studies.
+
+        Scores are kept for each model and set of rows, ANSWERS_KEPT answers of all: what is asked again is there.
+        """
+
+        def work(watch: Callable[[int, int], None]) -> TaskResult:
+            rows = request.task_rows()
+            total = len(rows) * len(request.models)
+            found: dict[str, TaskScores] = {}
+            for name in request.models:
+                before = len(found) * len(rows)
+                watch(before, total)
+                found[name] = self._scores(name, request, rows, partial(_watch_after, watch, before, total))
+            return TaskResult(request, rows, found)
+
+        return Job(work, self._turns)
+
+    def tasks_done(self, request: TaskRequest) -> bool:
+        """Are the scores of all its models kept?"""
+        with self._guard:
+            return all((name, request.made_from) in self._task_scores for name in request.models)
+
+    def _scores(self, name: str, request: TaskRequest, rows: list[TaskRow], watch: Callable[[int], None]) -> TaskScores:
+        def build() -> TaskScores:
+            return score(self.separate_model(name), rows, watch=lambda done, _: watch(done))
+
+        # a turn of its own: whoever explores the model must not wait for minutes; one who waits here can cancel
+        with telling(lambda _: watch(0)):
+            return self._once(self._task_scores, (name, request.made_from), ("tasks", name), build)
+
     def separate_model(self, name: str) -> HookedDCFormer:
         """The model of this name once more: the same weights in memory, hooks and taps of its own.
 
@@ -156,8 +316,8 @@ class Workbench:
         model = self.model(name)
         shared = [*model.parameters(), *model.buffers(), model.tokenizer]
         with self._guard:
-            lock = self._locks.setdefault(("run", name), threading.Lock())
-        with lock:  # no tap stands on it now, so none is copied
+            turn = self._turns_of.setdefault(("run", name), Turn())
+        with turn:  # no tap stands on it now, so none is copied
             return copy.deepcopy(model, {id(part): part for part in shared})
 
     def attributions(self, name: str, prompt: str, query: int, token: int, contrast: int | None = None) -> Attributions:
@@ -183,21 +343,22 @@ class Workbench:
 
     def random_capture(self, name: str, asked: RandomTokens) -> Capture:
         """One forward over repeated random tokens, kept like every capture."""
-        model = self.model(name)
+        model, (_, change) = self.model(name), self.parts(name)
 
         def build() -> Capture:
             tokens = repeated_random_tokens(model, asked.block, asked.repeats, asked.seed)
-            return capture(model, tokens, logits=False)
+            with from_json(change).applied(model) if change else nullcontext():
+                return capture(model, tokens, logits=False)
 
         return self._once(self._captures, (name, asked), ("run", name), build)
 
-    def _once(self, cache: LRUCache, key: Any, lock_name: Any, build: Callable[[], Value]) -> Value:
+    def _once(self, cache: LRUCache, key: Any, turn_of: Any, build: Callable[[], Value]) -> Value:
         """What stands under key, building it if nobody has; sessions that want the same wait for one build."""
         with self._guard:
             if key in cache:
                 return cache[key]
-            lock = self._locks.setdefault(lock_name, threading.Lock())
-        with lock:
+            turn = self._turns_of.setdefault(turn_of, Turn())
+        with turn:
             with self._guard:
                 if key in cache:
                     return cache[key]
@@ -206,3 +367,8 @@ class Workbench:
                 if cache.getsizeof(value) <= cache.maxsize:
                     cache[key] = value
             return value
+
+
+def _watch_after(watch: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    """Tell of work of which some was done before."""
+    watch(before + done, total)

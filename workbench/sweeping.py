@@ -19,6 +19,7 @@ from probes.sweeps import Cell, branch_cells, edge_cells, head_cells, position_c
 from probes.tasks import RULES, generate
 from workbench.drafts import intervention
 from workbench.jobs import Watch
+from workbench.task_rows import RowName, pair_example
 
 GRIDS = {
     "branch": "layer × site × branch",
@@ -38,6 +39,8 @@ class SweepRequest:
         place, as in drafts: mode, and the number that it takes. corpus: prompts that mode "mean" is taken over.
     layers, sites: to sweep; () = all. positions: of the position grid; () = all of the prompt.
     rows: generated held-out task rows to measure over; 0 = the prompt. seed: of the rows.
+    pair: name of a task row's line, see RowName: measured over the answer there, against the corrupted row's; "" =
+        none. The prompt is then the row up to the answer, and mode "patch" takes the corrupted row as its prompt.
     estimate: estimate by gradient too.
     """
 
@@ -53,6 +56,7 @@ class SweepRequest:
     rows: int = 0
     seed: int = 0
     estimate: bool = False
+    pair: str = ""
 
     def cells(self, cfg: DCFormerConfig, length: int, mean: MeanMixing | None = None) -> list[Cell]:
         """One cell for each place of the grid.
@@ -65,7 +69,7 @@ class SweepRequest:
         one = intervention(dict(self.change), mean)
         change = {"mode": one.mode} | {
             name: getattr(one, name)
-            for name in ("amount", "value", "mean", "seed")
+            for name in ("amount", "value", "mean", "prompt", "seed")
             if name == "seed" or getattr(one, name) is not None
         }
         where: dict[str, Any] = {"layers": list(self.layers) or None, "sites": list(self.sites) or None}
@@ -75,7 +79,9 @@ class SweepRequest:
         return make(cfg, **where, **change)
 
     def examples(self, model: HookedDCFormer) -> list[Example]:
-        """The prompt, or task rows, evenly from all rules."""
+        """The prompt, or the answer of a pair, or task rows, evenly from all rules."""
+        if self.pair:
+            return [pair_example(model, RowName.read(self.pair))]
         if not self.rows:
             return text_examples(model, [self.prompt])
         made = generate(None, -(-self.rows // len(RULES)), self.seed, "held_out")

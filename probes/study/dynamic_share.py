@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes.measures import PerSequence
+from probes.per_sequence import PerSequence
 from probes.store import Store
 from probes.study.cells import place, read_flat
 

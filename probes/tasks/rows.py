@@ -46,12 +46,16 @@ class Fact:
 
 @dataclass(frozen=True)
 class Answer:
-    """One scored answer: text = plain_text[start:end]. candidates: what could be answered, for the chance level."""
+    """One scored answer: text = plain_text[start:end].
+
+    candidates: what could be answered, for the chance level. line: the number of its line.
+    """
 
     text: str
     start: int
     end: int
     candidates: tuple[str, ...]
+    line: int
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,12 @@ class TaskRow:
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
         found, offset = [], 1
-        for line in self.lines:
+        for number, line in enumerate(self.lines):
             match = BRACKETED.search(line)
             if match:
                 start = offset + match.start()
-                found.append(Answer(match[1], start, start + len(match[1]), candidates(self.rule, plain(line))))
+                offered = candidates(self.rule, plain(line))
+                found.append(Answer(match[1], start, start + len(match[1]), offered, number))
             offset += len(plain(line)) + 1
         return tuple(found)
 

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import Engine, HookedDCFormer
+from probes.tasks.foils import Foil, foil_of
 from probes.tasks.rows import TaskRow, answer_token_mask
-from probes.tasks.rules import FAMILIES
-
-COLUMNS = ("answers", "exact_match", "chance", "token_accuracy", "nats_per_token")
+from probes.tasks.scores import AnswerScore, TaskScores
 
 
-@dataclass(frozen=True)
-class AnswerScore:
-    """One answer: its tokens, how many of them were the argmax, the sum of their losses in nats, and 1 / candidates."""
-
-    row: int
-    task_id: int
-    family: str
-    text: str
-    tokens: int
-    tokens_right: int
-    nats: float
-    chance: float
-
-    @property
-    def right(self) -> bool:
-        return self.tokens_right == self.tokens
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """The scores of all answers, in the order of the rows."""
-
-    answers: list[AnswerScore]
-
-    def table(self, rules: bool = False) -> pd.DataFrame:
-        """A row for each family, with rules=True for each rule ("task 12") too, and "overall".
-
-        Columns: answers (how many), exact_match and chance (share of answers), token_accuracy (share of answer
-        tokens), nats_per_token (mean negative log-likelihood of an answer token).
-        """
-        each = pd.DataFrame([asdict(answer) | {"right": answer.right} for answer in self.answers])
-        groups = {family: each[each.family == family] for family in FAMILIES}
-        if rules:
-            groups |= {f"task {task_id}": each[each.task_id == task_id] for task_id in sorted(each.task_id.unique())}
-        groups["overall"] = each
-        return pd.DataFrame({name: _means(group) for name, group in groups.items() if len(group)}).T.astype(
-            {"answers": int}
-        )
-
-    def markdown(self, rules: bool = False) -> str:
-        """The table as a Markdown table; shares with 3 digits."""
-        lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-        for name, row in self.table(rules).iterrows():
-            numbers = " | ".join(f"{row[column]:.3f}" for column in COLUMNS[1:])
-            lines.append(f"| {name} | {int(row['answers'])} | {numbers} |")
-        return "\n".join(lines)
-
-
-def _means(group: pd.DataFrame) -> dict[str, float]:
-    return {
-        "answers": len(group),
-        "exact_match": group.right.mean(),
-        "chance": group.chance.mean(),
-        "token_accuracy": group.tokens_right.sum() / group.tokens.sum(),
-        "nats_per_token": group.nats.sum() / group.tokens.sum(),
-    }
-
-
-def score(source: HookedDCFormer | Engine, rows: Sequence[TaskRow], batch_size: int = 8) -> TaskScores:
+def score(
+    source: HookedDCFormer | Engine,
+    rows: Sequence[TaskRow],
+    batch_size: int = 8,
+    watch: Callable[[int, int], None] | None = None,
+) -> TaskScores:
     """Score every bracketed answer.
 
     The brackets are removed and the whole text goes through the model once, so later lines see the right answers of
@@ -90,6 +34,7 @@ def score(source: HookedDCFormer | Engine, rows: Sequence[TaskRow], batch_size: 
     Args:
         source: a model (hooks do not run here) or an engine. It needs a tokenizer.
         batch_size: rows that run at once, padded on the left.
+        watch: called with (done, all) rows after each batch; what it raises ends the scoring.
     Raises:
         ValueError: no rows, or a row longer than the model's context.
     """
@@ -101,14 +46,34 @@ def score(source: HookedDCFormer | Engine, rows: Sequence[TaskRow], batch_size: 
     encoded = [_encoded(engine, row, number) for number, row in enumerate(rows)]
     found: list[AnswerScore] = []
     for start in range(0, len(rows), batch_size):
-        losses, right = _answer_tokens(engine, encoded[start : start + batch_size])
-        for number, (losses_T, right_T) in enumerate(zip(losses, right), start):
-            found += _answers_of(rows[number], number, encoded[number][1], losses_T, right_T)
+        read = _answer_tokens(engine, encoded[start : start + batch_size])
+        for number, tokens in enumerate(read, start):
+            found += _answers_of(rows[number], number, encoded[number], tokens, engine.model.tokenizer)
+        if watch is not None:
+            watch(min(start + batch_size, len(rows)), len(rows))
     return TaskScores(found)
 
 
-def _encoded(engine: Engine, row: TaskRow, number: int) -> tuple[list[int], list[int]]:
-    """Ids and answer numbers of a row, a BOS in front where the model expects one."""
+class _Encoded(NamedTuple):
+    """ids of a row's tokens; owners: for each the number of its answer, -1 = none; foils: one for each answer."""
+
+    ids: list[int]
+    owners: list[int]
+    foils: list[Foil | None]
+
+
+class _Read(NamedTuple):
+    """Of the answer tokens of a row, in the order of the text, [n]: their log-probabilities in nats, the first choices,
+    whether these are right, and the log-probabilities of the foils (nan but at the first token of an answer)."""
+
+    log_probs: Tensor
+    choices: Tensor
+    right: Tensor
+    foil_log_probs: Tensor
+
+
+def _encoded(engine: Engine, row: TaskRow, number: int) -> _Encoded:
+    """A row as the model reads it, a BOS in front where the model expects one."""
     tokenizer, cfg = engine.model.tokenizer, engine.cfg
     if tokenizer is None:
         raise ValueError(
@@ -122,33 +87,61 @@ def _encoded(engine: Engine, row: TaskRow, number: int) -> tuple[list[int], list
             f"Row {number} (task{row.task_id}) has {len(ids)} tokens but the context of this model is {cfg.n_ctx}. "
             "Leave the row out, or take a model with a longer context."
         )
-    return ids, owners
+    firsts = [ids[owners.index(answer)] for answer in range(len(row.answers))]
+    foils = [foil_of(tokenizer, first, answer.candidates) for first, answer in zip(firsts, row.answers, strict=True)]
+    return _Encoded(ids, owners, foils)
 
 
-def _answer_tokens(engine: Engine, batch: Sequence[tuple[list[int], list[int]]]) -> tuple[list[Tensor], list[Tensor]]:
-    """For each row: the losses in nats and the hits of its answer tokens, in the order of the text."""
-    longest = max(len(ids) for ids, _ in batch)
-    padded = [[0] * (longest - len(ids)) + ids for ids, _ in batch]
-    owners_BT = torch.tensor([[-1] * (longest - len(owners)) + owners for _, owners in batch])
-    tokens_BT = torch.tensor(padded, device=torch.device(str(engine.cfg.device)))
-    mask_BT = torch.tensor([[i >= longest - len(ids) for i in range(longest)] for ids, _ in batch]).to(tokens_BT.device)
+def _foil_tokens(row: _Encoded) -> list[int]:
+    """For each answer token, at the first token of an answer, the foil's first token; else -1."""
+    found, before = [], -1
+    for owner in row.owners:
+        foil = row.foils[owner] if owner >= 0 and owner != before else None
+        found += [] if owner < 0 else [-1 if foil is None else foil.token]
+        before = owner
+    return found
+
+
+def _answer_tokens(engine: Engine, batch: Sequence[_Encoded]) -> list[_Read]:
+    """What the model says at the answer tokens of each row."""
+    longest = max(len(row.ids) for row in batch)
+    pads = [longest - len(row.ids) for row in batch]
+    owners_BT = torch.tensor([[-1] * pad + row.owners for pad, row in zip(pads, batch, strict=True)])
+    device = torch.device(str(engine.cfg.device))
+    tokens_BT = torch.tensor([[0] * pad + row.ids for pad, row in zip(pads, batch, strict=True)], device=device)
+    mask_BT = torch.tensor([[i >= pad for i in range(longest)] for pad in pads], device=device)
     resid_BTD = engine.residual(tokens_BT, None if bool(mask_BT.all()) else mask_BT)
     rows, places = (owners_BT[:, 1:] >= 0).nonzero(as_tuple=True)
     # only the positions before an answer token are unembedded: a large vocabulary would fill the memory
     logits = engine.unembed(resid_BTD[rows.to(resid_BTD.device), places.to(resid_BTD.device)])
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    targets = tokens_BT[rows.to(tokens_BT.device), places.to(tokens_BT.device) + 1].to(logits.device)
-    losses, right = F.cross_entropy(logits, targets, reduction="none").cpu(), (logits.argmax(-1) == targets).cpu()
+    targets = tokens_BT.cpu()[rows, places + 1]
+    foils = torch.tensor([token for row in batch for token in _foil_tokens(row)])
     counts = torch.bincount(rows, minlength=len(batch)).tolist()
-    return list(losses.split(counts)), list(right.split(counts))
-
-
-def _answers_of(row: TaskRow, number: int, owners: list[int], losses: Tensor, right: Tensor) -> list[AnswerScore]:
-    owner = torch.tensor([answer for answer in owners if answer >= 0])
     return [
-        AnswerScore(
-            number, row.task_id, row.family, answer.text, int((owner == i).sum()), int(right[owner == i].sum()),
-            float(losses[owner == i].double().sum()), 1 / max(1, len(answer.candidates)),
-        )
-        for i, answer in enumerate(row.answers)
-    ]  # fmt: skip
+        _Read(*parts) for parts in zip(*(part.split(counts) for part in _read(logits, targets, foils)), strict=True)
+    ]
+
+
+def _read(logits: Tensor, targets: Tensor, foils: Tensor) -> _Read:
+    log_probs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+    choices = log_probs.argmax(-1).cpu()
+    own, other = (
+        log_probs.gather(1, ids.clamp(min=0)[:, None].to(logits.device))[:, 0].cpu() for ids in (targets, foils)
+    )
+    return _Read(own, choices, choices == targets, other.masked_fill(foils < 0, torch.nan))
+
+
+def _answers_of(row: TaskRow, number: int, encoded: _Encoded, read: _Read, tokenizer: Any) -> list[AnswerScore]:
+    owner, found = torch.tensor([answer for answer in encoded.owners if answer >= 0]), []
+    for place, answer in enumerate(row.answers):
+        own = _Read(*(part[owner == place] for part in read))
+        foil = encoded.foils[place]
+        found.append(
+            AnswerScore(
+                number, answer.line, row.task_id, row.family, answer.text, len(own.right), int(own.right.sum()),
+                -float(own.log_probs.double().sum()), 1 / max(1, len(answer.candidates)),
+                tokenizer.decode(own.choices.tolist()).strip(), "" if foil is None else foil.text,
+                float(own.log_probs[0].exp()), float(own.foil_log_probs[0].exp()),
+            )
+        )  # fmt: skip
+    return found

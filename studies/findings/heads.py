@@ -7,8 +7,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from model import Capture, Engine, HookedDCFormer, capture
-from probes.measures import PerSequence
 from probes.metrics import diversity, mixing_metrics
+from probes.per_sequence import PerSequence
 from studies.findings.corpus import measured_rows
 
 ROWS = 24

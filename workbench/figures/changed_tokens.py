@@ -1,4 +1,4 @@
-"""A prompt under a change: loss and divergence, position by position."""
+"""Two runs: loss and divergence, position by position."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ NAMED_UP_TO = 64
 
 
 def changed_tokens_figure(
-    loss_intact: np.ndarray, loss_changed: np.ndarray, kl: np.ndarray, tokens: Sequence[str], position: int
-) -> go.Figure:
+    loss_intact: np.ndarray, loss_changed: np.ndarray, kl: np.ndarray, tokens: Sequence[str], position: int,
+    names: tuple[str, str] = ("intact", "changed"), places_named: Sequence[str] | None = None,
+) -> go.Figure:  # fmt: skip
     """Above: the loss of the token after each position, from intact (tick) to changed (end of the bar), red where it
     rose and blue where it fell. Below: KL(intact || changed).
 
     Args:
         loss_intact, loss_changed, kl: nats, [T]; nan is left out.
         tokens: [T], as they are to be shown. position: the one that is marked.
+        names: of the two runs, where these are not a model and its change.
+        places_named: [T], what hovering says of each place; None = its number, its token and the one after it.
     """
     places = np.arange(len(tokens))
     change = loss_changed - loss_intact
-    following = [*tokens[1:], ""]
     about = np.stack([loss_intact, loss_changed, change, kl], axis=1)
-    hover = [f"after {at} {token}: {after or 'the end'}" for at, (token, after) in enumerate(zip(tokens, following))]
+    hover = list(places_named or named_places(tokens))
     traces = [
         {"type": "bar", "x": places, "y": change, "base": loss_intact, "customdata": about, "hovertext": hover,
-         "marker": {"color": np.where(change < 0, NEGATIVE, POSITIVE)}, "yaxis": "y2", "hovertemplate": _LOSS},
+         "marker": {"color": np.where(change < 0, NEGATIVE, POSITIVE)}, "yaxis": "y2",
+         "hovertemplate": _loss_text(names)},
         {"type": "scatter", "x": places, "y": loss_intact, "mode": "markers", "yaxis": "y2", "hoverinfo": "skip",
          "marker": {"symbol": "line-ew", "size": 9, "line": {"width": 2, "color": NEUTRAL}}},
         {"type": "bar", "x": places, "y": kl, "customdata": about, "hovertext": hover, "hovertemplate": _KL,
@@ -41,10 +44,20 @@ def changed_tokens_figure(
     return finish(go.Figure(data=traces, layout=_layout(tokens, position)), 400).update_layout(margin_t=12)
 
 
-_LOSS = (
-    "%{hovertext}<br>loss intact %{customdata[0]:.4f}, changed %{customdata[1]:.4f}"
-    "<br>change %{customdata[2]:+.4f} nats<extra></extra>"
-)
+def named_places(tokens: Sequence[str]) -> list[str]:
+    """Of each position: its number, its token, and the token after it."""
+    return [
+        f"after {at} {token}: {after or 'the end'}" for at, (token, after) in enumerate(zip(tokens, [*tokens[1:], ""]))
+    ]
+
+
+def _loss_text(names: tuple[str, str]) -> str:
+    return (
+        f"%{{hovertext}}<br>loss {names[0]} %{{customdata[0]:.4f}}, {names[1]} %{{customdata[1]:.4f}}"
+        "<br>change %{customdata[2]:+.4f} nats<extra></extra>"
+    )
+
+
 _KL = "%{hovertext}<br>KL %{customdata[3]:.4f} nats<extra></extra>"
 
 

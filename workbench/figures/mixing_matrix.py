@@ -12,11 +12,11 @@ from workbench.figures.style import DIVERGING, finish
 
 WHOLE = ("M = sum of the five", (0.0, 0.36), (0.0, 1.0))
 PLACES = {  # branch -> (title, left and right, bottom and top) beside the whole matrix
-    "base": ("base", (0.45, 0.61), (0.57, 1.0)),
-    "query_lowrank": ("query low-rank", (0.645, 0.805), (0.57, 1.0)),
-    "query_gate": ("query gate", (0.84, 1.0), (0.57, 1.0)),
-    "key_lowrank": ("key low-rank", (0.645, 0.805), (0.0, 0.43)),
-    "key_gate": ("key gate", (0.84, 1.0), (0.0, 0.43)),
+    "base": ("base", (0.45, 0.61), (0.59, 1.0)),
+    "query_lowrank": ("query low-rank", (0.645, 0.805), (0.59, 1.0)),
+    "query_gate": ("query gate", (0.84, 1.0), (0.59, 1.0)),
+    "key_lowrank": ("key low-rank", (0.645, 0.805), (0.0, 0.41)),
+    "key_gate": ("key gate", (0.84, 1.0), (0.0, 0.41)),
 }
 WRITTEN_UP_TO = 8
 """Values are written into the cells of the whole matrix up to this many heads."""
@@ -39,7 +39,7 @@ def mixing_matrix_figure(whole: np.ndarray, branches: Mapping[str, np.ndarray], 
         layout |= _axes(axis, x, y, len(whole), named=number == 1)
         layout["annotations"].append(_title(title, sum(x) / 2, y[1]))
     # one dict, checked once: plotly's subplot helpers take ten times as long
-    return finish(go.Figure(data=traces, layout=layout), 470)
+    return finish(go.Figure(data=traces, layout=layout), 490)
 
 
 def _heatmap(values: np.ndarray, scale: float, axis: str, large: bool) -> dict[str, Any]:

@@ -12,17 +12,23 @@ from model.config import DCFormerConfig
 from model.mixing import BRANCHES
 from probes.interventions import MODES, Change, Combined, Intervention, to_json
 from workbench import drafts
+from workbench.links import Field, choice_field, integer_field, number_field
+from workbench.pages.address import restored
 from workbench.pages.shared import EXAMPLES, workbench
+from workbench.pages.tables import plain
 from workbench.viewer.view import visible_token
 
 CORPORA = {"the example prompts": tuple(EXAMPLES.values()), "this prompt": ()}
 """What mode "mean" can average over; () stands for the prompt."""
 ALL = "all"
+WRITTEN = "change written"
+"""Key of the JSON of the change that is shown, in st.session_state: what a link and other pages take over."""
 FIRST_ROW = 0
 
 
 def change_form(name: str, prompt: str, run: Capture) -> Change | None:
     """The change that the rows describe; None, and a message, where there is none or it cannot be made."""
+    _take_link(run.cfg)
     rows = st.session_state.setdefault("change_rows", {FIRST_ROW: None})
     parts: list[Change] = []
     for number, (row, fixed) in enumerate(list(rows.items()), start=1):
@@ -51,8 +57,8 @@ def mode_inputs(
         key: start of the widgets' keys. places: two columns. modes: that are offered, the first one at the start.
     """
     mode = places[0].selectbox(
-        label, modes, format_func=lambda m: drafts.FORM_MODES[m], key=f"{key} mode", persist_state="session",
-        help="\n".join(f"- **{drafts.FORM_MODES[mode]}**: {MODES[mode]}" for mode in modes),
+        label, modes, format_func=lambda m: drafts.MODE_TITLES[m], key=f"{key} mode", persist_state="session",
+        help="\n".join(f"- **{drafts.MODE_TITLES[mode]}**: {MODES[mode]}" for mode in modes),
     )  # fmt: skip
     fields: dict[str, Any] = {"mode": mode}
     if mode == "mean":
@@ -63,6 +69,16 @@ def mode_inputs(
     else:
         places[1].caption(f"{MODES[mode].capitalize()}.")
     return fields
+
+
+def mode_fields(key: str, modes: Sequence[str]) -> list[Field]:
+    """What a URL holds of mode_inputs with this key."""
+    low, high = drafts.DOSES
+    return [
+        choice_field(f"{key} mode", list(modes)), choice_field(f"{key} corpus", list(CORPORA)),
+        number_field(f"{key} amount", default=0.5, low=low, high=high), number_field(f"{key} value", default=0.0),
+        integer_field(f"{key} seed", default=0, low=0, high=2**31 - 1),
+    ]  # fmt: skip
 
 
 def _number(field: str, key: str, place: Any) -> float:
@@ -174,14 +190,27 @@ def _add(fixed: Intervention | None) -> None:
     st.session_state.change_rows[row] = fixed
 
 
+def _take_link(cfg: DCFormerConfig) -> None:
+    """Where the page was opened by a link that says a change, make that the rows."""
+    written = st.session_state.get(WRITTEN)
+    if restored() and written:
+        try:
+            _put_in_place(written, cfg)
+        except ValueError as error:
+            st.warning(plain(f"The link says a change that cannot be made here: {error}"), icon=":material/link_off:")
+
+
 def _load(cfg: DCFormerConfig) -> None:
     """Put loaded interventions in the place of the rows; leave them where there is an error."""
     try:
-        change = drafts.loaded(st.session_state.change_json)
-        change.check(cfg)
+        _put_in_place(st.session_state.change_json, cfg)
     except ValueError as error:
         st.session_state.change_error = str(error)
-        return
+
+
+def _put_in_place(written: str, cfg: DCFormerConfig) -> None:
+    change = drafts.loaded(written)
+    change.check(cfg)
     st.session_state.change_rows = {}
     for part in change.parts():
         assert isinstance(part, Intervention)  # from_json makes nothing else

@@ -9,33 +9,73 @@ import streamlit as st
 
 from model import Capture
 from workbench import views
-from workbench.figures import mixing_matrix_figure, source_heads_figure
-from workbench.pages.shared import PLOT, choose_run, workbench
+from workbench.all_heads import STAGES, small_view
+from workbench.export import capture_npz
+from workbench.links import choice_field, flag_field, places_field, window_field
+from workbench.overviews import MEASURES, overview_view
+from workbench.pages.address import address, restored
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_maps
+from workbench.pages.inspector import LOOKS, inspector, take_line_click
+from workbench.pages.shared import attempt, choose_run, run_fields, workbench
+from workbench.pages.tables import explain, plain
+from workbench.scripts import explore_script
 from workbench.session import Workbench
-from workbench.viewer.component import map_viewer, read_event
+from workbench.viewer import MapView, Window
+from workbench.viewer.component import read_event
+from workbench.viewer.thumbnails import thumbnails
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
 from workbench.views import Selection
 
+# tokens up to which all heads of a layer are drawn without being asked for: whole maps of all heads take a while
+SMALL_AT_ONCE = 512
+Question = tuple[str, str]  # model name and prompt
+
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Explore")
+    fields = [
+        *run_fields(bench), choice_field("measure", list(MEASURES)),
+        choice_field("kind", list(views.KINDS), "map", "pattern"), window_field("window", "window"),
+        choice_field("small stage", STAGES, "heads", "composed"), flag_field("small", "all-heads"),
+        choice_field("look", list(LOOKS)),
+        places_field("selection", "at", ("layer", "head", "query", "key"), Selection),
+    ]  # fmt: skip
+    with address("explore", fields):
+        explore(bench)
+
+
+def explore(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     selection = current_selection(bench, run, (name, prompt))
     maps = bench.maps(name, prompt, selection.layer, selection.head)
     show_header(bench.model(name).cfg.model_name, run)
+    tools = st.container(horizontal=True)
     show_tokens(run, selection, maps["pattern_composed"][selection.query].numpy())
-    show_overview(run, selection, bench.distances(name, prompt))
-    kind = show_maps(run, selection, maps)
-    show_cell(run, selection, kind)
+    show_overview(bench, (name, prompt), run, selection)
+    kind = show_head(bench, (name, prompt), run, selection)
+    show_all_heads(bench, (name, prompt), run, selection, kind)
+    inspector(run, selection, kind)
     show_predictions(run, selection, bench.model(name).to_string)
+    with tools:
+        copy_as_python(explore_script(*bench.parts(name), prompt, selection, kind))
+        st.download_button(
+            "Save capture", lambda: capture_npz(run, name, prompt), "capture.npz", "application/octet-stream",
+            icon=":material/download:", on_click="ignore", key="capture npz",
+            help="One NPZ file: queries, keys, values and mixing factors of every layer, logits, and their metadata.",
+        )  # fmt: skip
 
 
 # -- selection: what is looked at, kept while the prompt stays the same ------------------------------
 
 
-def current_selection(bench: Workbench, run: Capture, question: tuple[str, str]) -> Selection:
+def current_selection(bench: Workbench, run: Capture, question: Question) -> Selection:
     """The selection of this session; a new model or prompt starts where mixing is strongest."""
+    if restored():
+        st.session_state.question = question
+        st.session_state.selection, st.session_state.window = linked(bench, run, question)
+        return st.session_state.selection
     if st.session_state.get("question") != question:
         st.session_state.question, st.session_state.window = question, None
         st.session_state.selection = views.first_selection(run, bench.distances(*question))
@@ -52,7 +92,21 @@ def current_selection(bench: Workbench, run: Capture, question: tuple[str, str])
         select(layer=sorted(run.layers)[on_overview.pick[0]], head=on_overview.pick[1])
     if on_maps.window is not None:
         st.session_state.window = on_maps.window
+    select(**take_line_click(run))
     return st.session_state.selection
+
+
+def linked(bench: Workbench, run: Capture, question: Question) -> tuple[Selection, Window | None]:
+    """What the URL says, checked against the prompt; where it says nothing that exists, where to look first."""
+    at, window = st.session_state.selection, st.session_state.window
+    if window is not None and max(window[0][1], window[1][1]) > len(run):
+        window = None
+    try:
+        chosen = views.chosen_selection(run, **vars(at)) if at is not None else None
+    except ValueError as error:
+        st.warning(plain(f"The link names a place that is not there: {error}"), icon=":material/link_off:")
+        chosen = None
+    return chosen or views.first_selection(run, bench.distances(*question)), window
 
 
 def select(**changes: int) -> None:
@@ -74,8 +128,8 @@ def show_header(model_name: str, run: Capture) -> None:
 
 def show_tokens(run: Capture, selection: Selection, weights: np.ndarray) -> None:
     st.caption(
-        f"Tokens: click chooses the query, shift-click the key. Shade: composed pattern of layer {selection.layer}, "
-        f"head {selection.head} from the query (red positive, blue negative)."
+        f"Tokens: click or ← → chooses the query, with Shift the key. Shade: composed pattern of layer "
+        f"{selection.layer}, head {selection.head} from the query (red positive, blue negative)."
     )
     token_strip(
         run.str_tokens, weights, selection.query, selection.key, widget_key="tokens",
@@ -83,39 +137,62 @@ def show_tokens(run: Capture, selection: Selection, weights: np.ndarray) -> None
     )  # fmt: skip
 
 
-def show_overview(run: Capture, selection: Selection, by_site: dict) -> None:
+def show_overview(bench: Workbench, question: Question, run: Capture, selection: Selection) -> None:
     st.markdown("##### Which heads are mixed?")
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: M is the identity everywhere. Its raw and composed maps are the same.")
-    map_viewer(views.overview(run, selection, by_site), key="overview", height=170)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        measure = st.selectbox(
+            "Measure", list(MEASURES), format_func=lambda name: MEASURES[name].title, key="measure", width=340
+        )
+        explain(MEASURES[measure], "explain measure")
+    try:
+        found = attempt_quietly(bench, question, measure)
+    except ValueError as error:
+        st.info(plain(str(error)))
+        return
+    row = sorted(run.layers).index(selection.layer)
+    show_maps(overview_view(found, (row, selection.head)), key="overview", name=measure, height=170)
 
 
-def show_maps(run: Capture, selection: Selection, maps: dict) -> str:
+def attempt_quietly(bench: Workbench, question: Question, measure: str) -> list:
+    with st.spinner("Measuring ...", show_time=True):
+        return bench.overview(*question, measure)
+
+
+def show_head(bench: Workbench, question: Question, run: Capture, selection: Selection) -> str:
     st.markdown(f"##### Layer {selection.layer}, head {selection.head}: before and after mixing")
-    kind = st.segmented_control(
-        "Map", list(views.KINDS), default="pattern", required=True, key="kind", label_visibility="collapsed"
-    )
+    kinds = list(views.KINDS)
+    kind = st.segmented_control("Map", kinds, required=True, key="kind", label_visibility="collapsed") or kinds[0]
     st.caption(views.MEANINGS[kind])
-    map_viewer(views.head_maps(maps, run, selection, kind, st.session_state.window), key="maps")
+    window = st.session_state.window
+
+    def view() -> MapView:
+        maps = bench.maps(*question, selection.layer, selection.head)
+        return views.head_maps(maps, run, selection, kind, window)
+
+    show_maps(view(), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
     return kind
 
 
-def show_cell(run: Capture, selection: Selection, kind: str) -> None:
-    query, key = (visible_token(run.str_tokens[at]) for at in (selection.query, selection.key))
-    site = views.KINDS[kind]
-    st.markdown(f"##### M_{site} at query {selection.query} and key {selection.key}")
-    cell = views.read_cell(run, selection, kind)
-    st.caption("Click a cell of the maps, or tokens in the strip, to choose another pair.")
-    st.code(f"query {selection.query}: {query}    key {selection.key}: {key}", language=None)
-    if not cell.visible:
-        st.warning("This query does not see this key (it comes later, or lies outside the layer's window).")
-    numbers = st.columns(4)
-    numbers[0].metric(f"raw, head {selection.head}", f"{cell.raw[selection.head]:.4f}")
-    numbers[1].metric(f"composed, head {selection.head}", f"{cell.composed[selection.head]:.4f}")
-    numbers[2].metric("row sum of composed pattern", f"{cell.row_sum:.3f}")
-    numbers[3].metric("branches − M, largest", f"{cell.branch_error:.1e}")
-    st.plotly_chart(mixing_matrix_figure(cell.matrix, cell.branches, selection.head), key="matrix", config=PLOT)
-    st.plotly_chart(source_heads_figure(cell.parts, selection.head, views.UNITS[kind]), key="sources", config=PLOT)
+def show_all_heads(bench: Workbench, question: Question, run: Capture, selection: Selection, kind: str) -> None:
+    st.markdown(f"##### All heads of layer {selection.layer}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        stage = st.segmented_control(
+            "Stage of the small maps", STAGES, required=True, key="small stage", label_visibility="collapsed"
+        )
+        long = len(run) > SMALL_AT_ONCE
+        shown = st.toggle("Draw them for this long prompt", key="small") if long else True
+    if not shown or stage is None:
+        return
+    with st.spinner("Drawing all heads ...", show_time=True):
+        maps = attempt(lambda: bench.small_maps(*question, selection.layer, kind, stage))
+    view = small_view(run, kind, maps)
+    thumbnails(view, selection.head, key="small maps", on_choice=lambda head: select(head=head))
+    st.caption(
+        f"{kind.capitalize()}, {stage}, on one scale from −{view.panels[0].full_scale:.3g} to "
+        f"{view.panels[0].full_scale:.3g}. Click or ← → opens a head above."
+    )
 
 
 def show_predictions(run: Capture, selection: Selection, decode: object) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import streamlit as st
 
 from model import Capture
 from workbench import views
+from workbench.links import pack_text
 from workbench.pages.shared import attempt
+from workbench.views import Selection
 
 
 def explore_button(
@@ -23,5 +27,12 @@ def explore_button(
     text = label or f"Open layer {layer}, head {head} in Explore"
     if st.button(text, icon=":material/open_in_new:", key=f"explore {text}"):
         at = attempt(lambda: views.chosen_selection(run, layer, head, query, key))
-        st.session_state.question, st.session_state.window, st.session_state.selection = question, None, at
-        st.switch_page("workbench/pages/explore.py")
+        open_in_explore(*question, at)
+
+
+def open_in_explore(model: str, prompt: str, at: Selection) -> NoReturn:
+    """Go to Explore, at a place of a model and prompt, as a link would."""
+    place = f"{at.layer}.{at.head}.{at.query}.{at.key}"
+    st.switch_page(
+        "workbench/pages/explore.py", query_params={"model": model, "prompt": pack_text(prompt), "at": place}
+    )

@@ -7,15 +7,23 @@ import pandas as pd
 import streamlit as st
 
 from model import Capture
-from probes.metrics import Metric
+from probes.metrics import HEAD_METRICS, Metric
 from workbench.figures import LayerPanel, by_layer_figure, head_scatter_figure
 from workbench.head_tables import TABLES, HeadTable, RandomTokens, top_heads
+from workbench.links import choice_field, flag_field, integer_field, number_field, places_field, text_field
+from workbench.pages.address import address, end, restored
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_figure, show_maps
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import definitions, metric_columns, plain, table
+from workbench.scripts import heads_script
+from workbench.session import Workbench
 from workbench.viewer import Labels, MapView, Panel
-from workbench.viewer.component import map_viewer, read_event
+from workbench.viewer.component import read_event
 
+NUMBERS = {"Tokens in a block": (1, 4096, 50), "Repeats": (2, 64, 2), "Seed": (0, 2**31 - 1, 0)}  # low, high, first
+SIDES = ("at least", "at most")
 TEXTS = ("this prompt", "repeated random tokens")
 NOT_COMPARABLE = (
     "Composed weights are signed and their rows sum to anything (row sum and negative share stand first), so their "
@@ -35,23 +43,40 @@ Head = tuple[int, int]  # (layer, head)
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Heads")
+    fields = [
+        *run_fields(bench), choice_field("heads text", TEXTS, "text"),
+        choice_field("heads kind", list(TABLES), "table"),
+        *(integer_field(f"heads {name}", name.lower().replace(" ", "-"), first, low, high)
+          for name, (low, high, first) in NUMBERS.items()),
+        choice_field("heads filter", [ALL_HEADS, *(metric.name for metric in HEAD_METRICS)], "show"),
+        choice_field("heads stage", ("raw", "composed"), "stage", "composed"),
+        choice_field("heads side", SIDES, "side"), number_field("heads threshold", "threshold"),
+        text_field("heads Across", "across"), text_field("heads Up", "up"), flag_field("heads robust", "robust", True),
+        places_field("heads_chosen", "head", ("layer", "head")),
+    ]  # fmt: skip
+    with address("heads", fields):
+        heads(bench)
+
+
+def heads(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     st.subheader("All heads, raw and composed", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: its raw and composed maps are the same, so that only raw ones are listed.")
     text = choose_text(prompt)
-    kind = st.segmented_control(
-        "Table", list(TABLES), default="heads", required=True, key="heads kind", label_visibility="collapsed",
-        persist_state="session",
-    )  # fmt: skip
+    kind = (
+        st.segmented_control("Table", list(TABLES), required=True, key="heads kind", label_visibility="collapsed")
+        or "heads"
+    )
     if kind != "heads" and not run.cfg.mixed_sites and kind != "diversity":
         st.info("There is nothing to measure here: M is the identity everywhere.")
-        st.stop()
+        end()
     with st.spinner("Measuring ...", show_time=True):
         found = attempt(lambda: bench.head_table(name, text, kind))
     if not run.cfg.mixed_sites:
         found = HeadTable(found.table[found.table.stage == "raw"].reset_index(drop=True), found.metrics, found.missing)
     question = (name, prompt)
+    copy_as_python(heads_script(*bench.parts(name), text, kind))
     if kind == "heads":
         show_heads(found, question, run, text)
     elif kind == "raw to composed":
@@ -64,19 +89,15 @@ def choose_text(prompt: str) -> str | RandomTokens:
     """What is measured on: the prompt, or random tokens that the controls describe."""
     places = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     over = places[0].radio(
-        "Measured on", TEXTS, horizontal=True, key="heads text", persist_state="session",
+        "Measured on", TEXTS, horizontal=True, key="heads text",
         help="Induction and duplicate-token weight are meant for a block of random tokens said again: nothing else "
         "links a token to its earlier occurrence there.",
     )  # fmt: skip
     if over == TEXTS[0]:
         return prompt
-    numbers = {"Tokens in a block": (1, 4096, 50), "Repeats": (2, 64, 2), "Seed": (0, 2**31 - 1, 0)}
     values = []
-    for place, (label, (low, high, first)) in zip(places[1:], numbers.items(), strict=True):
-        st.session_state.setdefault(f"heads {label}", first)
-        values.append(int(place.number_input(
-            label, low, high, step=1, key=f"heads {label}", persist_state="session"
-        )))  # fmt: skip
+    for place, (label, (low, high, _)) in zip(places[1:], NUMBERS.items(), strict=True):
+        values.append(int(place.number_input(label, low, high, step=1, key=f"heads {label}", persist_state="session")))
     return RandomTokens(*values)
 
 
@@ -122,16 +143,25 @@ def choose_filter(found: HeadTable, of: tuple[str, str | RandomTokens]) -> list[
         return None
     measured = found.table.dropna(subset=[name])
     stages = [stage for stage in ("raw", "composed") if stage in set(measured.stage)]
-    stage = places[1].segmented_control("Stage", stages, default=stages[-1], required=True, key=f"heads stage {stages}")
-    side = places[2].segmented_control(
-        "Value", ("at least", "at most"), default="at least", required=True, key="heads side"
+    if st.session_state["heads stage"] not in stages:
+        st.session_state["heads stage"] = stages[-1]
+    stage = (
+        places[1].segmented_control("Stage", stages, required=True, key="heads stage", persist_state="session")
+        or stages[-1]
+    )
+    side = (
+        places[2].segmented_control("Value", SIDES, required=True, key="heads side", persist_state="session")
+        or SIDES[0]
     )
     values = measured[measured.stage == stage][name].sort_values(ascending=side == "at most")
-    # rounded outwards, so that the head whose value it is passes
-    start = float(values.iloc[min(TOP, len(values)) - 1])
-    start = (np.floor if side == "at least" else np.ceil)(start * 1000) / 1000
+    asked = (*of, name, stage, side)
+    if st.session_state.get("heads asked") != asked:
+        # another question, another threshold, unless a link says one
+        given = st.session_state["heads threshold"] if restored() else None
+        st.session_state["heads asked"] = asked
+        st.session_state["heads threshold"] = _first_threshold(values, side) if given is None else given
     threshold = places[3].number_input(
-        "Threshold", value=float(start), step=0.05, format="%.3f", key=f"heads threshold {name} {stage} {side} {of}",
+        "Threshold", step=0.05, format="%.3f", key="heads threshold", persist_state="session",
         help=f"At first: lets the {TOP} most extreme heads through.",
     )  # fmt: skip
     chosen = top_heads(found.table, name, stage, threshold, side == "at least")
@@ -140,6 +170,12 @@ def choose_filter(found: HeadTable, of: tuple[str, str | RandomTokens]) -> list[
         + ("" if chosen else " Move the threshold to see some.")
     )
     return chosen
+
+
+def _first_threshold(values: pd.Series, side: str) -> float:
+    """Rounded outwards, so that the head whose value it is passes."""
+    start = float(values.iloc[min(TOP, len(values)) - 1])
+    return float((np.floor if side == "at least" else np.ceil)(start * 1000) / 1000)
 
 
 def _take_as_axis() -> None:
@@ -164,7 +200,7 @@ def show_scatter(found: HeadTable, chosen: set[Head] | None) -> None:
         for place, label, start in zip(places[:2], ("Across", "Up"), ("previous_token", "first_token"), strict=True)
     ]
     robust = places[2].toggle(
-        "Robust", value=True, key="heads robust",
+        "Robust", key="heads robust", persist_state="session",
         help="Both axes by arcsinh(value / median size): linear near 0, logarithmic far from it, so that a few large "
         "composed weights do not press all others together. Ticks and hover give the values.",
     )  # fmt: skip
@@ -177,7 +213,7 @@ def show_scatter(found: HeadTable, chosen: set[Head] | None) -> None:
     named = {axis: f"{titles[axis]} ({by_name[axis].unit})" for axis in axes}
     names = (named[axes[0]], named[axes[1]])
     figure = head_scatter_figure(found.table, axes[0], axes[1], names, chosen, robust)
-    st.plotly_chart(figure, key="heads scatter", config=PLOT, on_select=take, selection_mode="points")
+    show_figure(figure, key="heads scatter", name="heads", on_select=take, selection_mode="points")
     st.caption("A thin line joins the raw and the composed point of a head. Click a point to see its head.")
 
 
@@ -247,7 +283,7 @@ def show_distances(found: HeadTable, question: tuple[str, str], run: Capture) ->
         cols=Labels("head", [f"H{head}" for head in heads]),
         selected=None if chosen is None else (layers.index(chosen[0]), chosen[1]),
     )  # fmt: skip
-    map_viewer(view, key="head distances", height=190)
+    show_maps(view, key="head distances", name="raw_to_composed", height=190)
     if chosen is not None:
         explore_button(question, run, *chosen)
 
@@ -271,7 +307,7 @@ def show_by_layer(found: HeadTable, kind: str) -> None:
     if found.metrics:
         panels = [LayerPanel(m.name, m.title, m.unit, m.baseline) for m in found.metrics]  # type: ignore[attr-defined]
         series = "stage" if kind == "diversity" else "site"
-        st.plotly_chart(by_layer_figure(found.table, series, panels), key=f"heads {kind}", config=PLOT)
+        show_figure(by_layer_figure(found.table, series, panels), key=f"heads {kind}", name=kind)
         table(found.table, kind, key=f"heads table of {kind}", columns=metric_columns(found.metrics))
     definitions(found.metrics, found.missing)
 

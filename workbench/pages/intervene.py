@@ -8,16 +8,22 @@ import streamlit as st
 from torch import Tensor
 
 from model import Capture
-from probes.interventions import to_json
-from workbench import changes, views
+from probes.interventions import Change, to_json
+from workbench import changes, drafts, views
 from workbench.changes import ChangeReading
 from workbench.figures import changed_tokens_figure
-from workbench.pages.change_form import change_form
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
-from workbench.pages.sweep_section import sweep_section
+from workbench.links import choice_field, integer_field, places_field, text_field, window_field
+from workbench.pages.address import address, end, restored
+from workbench.pages.change_form import WRITTEN, change_form
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_figure, show_maps
+from workbench.pages.shared import SAVED, attempt, choose_run, run_fields, workbench
+from workbench.pages.sweep_pair import KEY as PAIR
+from workbench.pages.sweep_section import sweep_fields, sweep_section
+from workbench.scripts import intervene_script
 from workbench.session import Workbench
-from workbench.viewer import Window
-from workbench.viewer.component import map_viewer, read_event
+from workbench.viewer import MapView, Window
+from workbench.viewer.component import read_event
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
 
@@ -26,15 +32,24 @@ SECTIONS = ("one change", "sweep")
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Intervene")
+    fields = [
+        *run_fields(bench, changed=False), choice_field("section", SECTIONS), text_field(PAIR, "pair"),
+        text_field(WRITTEN, "change"),
+        integer_field("change_position", "position", low=0), places_field("change_head", "head", ("layer", "head")),
+        places_field("change_cell", "cell", ("query", "key")), window_field("change_window", "window"),
+        *sweep_fields(),
+    ]  # fmt: skip
+    with address("intervene", fields):
+        intervene(bench)
+
+
+def intervene(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench, changed=False)
     st.subheader("What head mixing does: change it and see", anchor=False)
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads, so there is no mixing to change. Choose a composed model on the left.")
-        st.stop()
-    section = st.segmented_control(
-        "Section", SECTIONS, default=SECTIONS[0], required=True, key="section", label_visibility="collapsed",
-        persist_state="session",
-    )  # fmt: skip
+        end()
+    section = st.segmented_control("Section", SECTIONS, required=True, key="section", label_visibility="collapsed")
     if section == "sweep":
         sweep_section(bench, name, prompt, run)
     else:
@@ -43,26 +58,55 @@ def page() -> None:
 
 def one_change(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
     change = change_form(name, prompt, run)
+    st.session_state[WRITTEN] = None if change is None else to_json(change)
     if change is None:
         return
-    written = to_json(change)
+    written = st.session_state[WRITTEN]
+    with st.container(horizontal=True):
+        copy_as_python(intervene_script(name, prompt, written))
+        save_for_other_pages(change, written)
     with st.spinner("Running the changed model ...", show_time=True):
         changed = attempt(lambda: bench.changed_capture(name, prompt, written))
         reading = bench.change_reading(name, prompt, written)
-    position = current_position((name, prompt), len(run))
+    position = current_position((name, prompt), run)
     show_numbers(reading, position)
     show_tokens(run, reading, position)
     show_predictions((run, changed), position, bench.model(name).to_string)
-    show_maps(bench, (name, prompt, written), (run, changed), position)
+    show_patterns(bench, (name, prompt, written), (run, changed), position)
 
 
-def current_position(question: tuple[str, str], length: int) -> int:
+def save_for_other_pages(change: Change, written: str) -> None:
+    saved = st.session_state.setdefault(SAVED, {})
+    if st.button(
+        "Use on other pages", icon=":material/bookmark:", key="save change", disabled=written in saved,
+        help="Offers this change below the prompt of Explore, Virtual heads and Heads: they then show the changed run.",
+    ):  # fmt: skip
+        saved[written] = drafts.label(change)
+        st.rerun()
+
+
+def current_position(question: tuple[str, str], run: Capture) -> int:
     """The position that is looked at: the last one of a new prompt, until another is clicked."""
-    if st.session_state.get("change_question") != question:
-        st.session_state.change_question = question
-        st.session_state.change_position = length - 1
-        st.session_state.change_head = st.session_state.change_cell = st.session_state.change_window = None
-    return st.session_state.change_position
+    state, length = st.session_state, len(run)
+    if restored():
+        state.change_question = question
+        if state.change_position is None or state.change_position >= length:
+            state.change_position = length - 1
+        if state.change_head is not None and not _inside(state.change_head, (run.cfg.n_layers, run.cfg.n_heads)):
+            state.change_head = None
+        if state.change_cell is not None and not _inside(state.change_cell, (length, length)):
+            state.change_cell = None
+        if state.change_window is not None and max(end for _, end in state.change_window) > length:
+            state.change_window = None
+    elif state.get("change_question") != question:
+        state.change_question = question
+        state.change_position = length - 1
+        state.change_head = state.change_cell = state.change_window = None
+    return state.change_position
+
+
+def _inside(place: tuple[int, int], size: tuple[int, int]) -> bool:
+    return all(at < length for at, length in zip(place, size, strict=True))
 
 
 def go_to(position: int) -> None:
@@ -105,7 +149,7 @@ def show_tokens(run: Capture, reading: ChangeReading, position: int) -> None:
         "Loss of the token after each position, from intact (grey tick) to changed (end of the bar): red where it "
         "rose, blue where it fell."
     )
-    st.plotly_chart(figure, key="changed losses", config=PLOT)
+    show_figure(figure, key="changed losses", name="changed_losses")
 
 
 def show_predictions(runs: tuple[Capture, Capture], position: int, decode: object) -> None:
@@ -124,7 +168,9 @@ def show_predictions(runs: tuple[Capture, Capture], position: int, decode: objec
         )  # fmt: skip
 
 
-def show_maps(bench: Workbench, question: tuple[str, str, str], runs: tuple[Capture, Capture], position: int) -> None:
+def show_patterns(
+    bench: Workbench, question: tuple[str, str, str], runs: tuple[Capture, Capture], position: int
+) -> None:
     name, prompt, change = question
     run = runs[0]
     st.markdown("##### Which patterns changed?")
@@ -132,11 +178,16 @@ def show_maps(bench: Workbench, question: tuple[str, str, str], runs: tuple[Capt
     layer, head = current_head(distances, run)
     overview = changes.distance_overview(distances, position, (layer, head))
     st.caption("How far each head's composed pattern moved at the chosen position. Click a head to see its maps.")
-    map_viewer(overview, key="changed heads", height=150)
+    show_maps(overview, key="changed heads", name="changed_heads", height=150)
     st.markdown(f"##### Layer {layer}, head {head}: composed pattern, intact and changed")
     cell, window = current_cell(run, position)
     intact, changed = bench.maps(name, prompt, layer, head), bench.maps(name, prompt, layer, head, change)
-    map_viewer(changes.changed_maps(intact, changed, run, cell, window), key="changed maps")
+
+    def view() -> MapView:
+        maps = bench.maps(name, prompt, layer, head), bench.maps(name, prompt, layer, head, change)
+        return changes.changed_maps(*maps, run, cell, window)
+
+    show_maps(view(), key="changed maps", name=f"changed_layer_{layer}_head_{head}", again=view)
     before, after = (float(maps["pattern_composed"][cell]) for maps in (intact, changed))
     query, key = (f"{at}: {visible_token(run.str_tokens[at])}" for at in cell)
     st.code(

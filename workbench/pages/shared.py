@@ -5,12 +5,18 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from model import Capture
+from workbench.drafts import label, loaded
+from workbench.links import Field, choice_field, text_field
+from workbench.pages.address import end
+from workbench.pages.tables import plain
+from workbench.pages.task_row_choice import task_row_choice
 from workbench.session import Workbench
+from workbench.turns import telling
 
 Value = TypeVar("Value")
 
@@ -42,47 +48,99 @@ def workbench() -> Workbench:
 
 
 def attempt(action: Callable[[], Value]) -> Value:
-    """The result of an action, or its error as one message on the page, which then stops."""
+    """The result of an action, or its error as one message on the page, which then stops.
+
+    While the action waits for a model that others use, the page says how many come first.
+    """
+    line = _Line()
     try:
-        return action()
+        with telling(line.show):
+            return action()
     except (ValueError, TypeError, OSError) as error:
-        st.error(str(error), icon=":material/error:")
-        st.stop()
+        st.error(plain(str(error)), icon=":material/error:")
+        end()
+
+
+class _Line:
+    """The place in a queue as a message, which appears only where somebody waits."""
+
+    def __init__(self) -> None:
+        self._place: Any = None
+
+    def show(self, before: int) -> None:
+        self._place = self._place or st.empty()
+        if before:
+            people = "one request comes" if before == 1 else f"{before} requests come"
+            self._place.info(f"This model is in use: {people} before yours.", icon=":material/hourglass_top:")
+        else:
+            self._place.empty()
+
+
+STYLE = """<style>
+.stMainBlockContainer { padding: 3rem 2rem 4rem; }
+[class*="below-maps"]:not([class*="menu"]) { margin-top: -3.2rem; position: relative; z-index: 1; }
+[class*="below-figure"]:not([class*="menu"]) { margin-top: -1.6rem; }
+</style>"""
+"""Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
 
 
 def roomy() -> None:
-    """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
-    st.html("<style>.stMainBlockContainer { padding: 3rem 2rem 4rem; }</style>")
+    """Lay the page out for pictures."""
+    st.html(STYLE)
 
 
-def choose_run(bench: Workbench, page: str) -> tuple[str, str, Capture]:
+SAVED = "saved changes"
+"""Key of the changes that this session can put in place, in st.session_state: JSON -> a few words."""
+UNDER = "under"
+
+
+def run_fields(bench: Workbench, changed: bool = True) -> list[Field]:
+    """What choose_run keeps, for the URL of a page: model, prompt, and the change in place if the page offers one."""
+    fields = [
+        choice_field("model", attempt(bench.model_names)),
+        text_field("prompt", default=next(iter(EXAMPLES.values()))),
+    ]
+    return [*fields, text_field(UNDER)] if changed else fields
+
+
+def choose_run(bench: Workbench, changed: bool = True) -> tuple[str, str, Capture]:
     """Model and prompt from the sidebar, and their capture; all pages share what was chosen.
 
+    To be called within `address`, with run_fields among its fields.
+
     Args:
-        page: the name of the page that asks.
+        changed: offer the changes that were saved on the page Intervene. The name then carries the change.
     """
     roomy()
-    _take_along(page)
     with st.sidebar:
-        name = st.selectbox("Model", attempt(bench.model_names), key="model", persist_state="session")
+        name = st.selectbox("Model", attempt(bench.model_names), key="model")
         st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
-        st.session_state.setdefault("prompt", next(iter(EXAMPLES.values())))
-        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.", persist_state="session")
+        task_row_choice(bench, name)
+        prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")
+        change = _change_in_place() if changed else ""
     if not prompt:
         st.info("Type a prompt on the left to see how the heads are composed on it.", icon=":material/edit:")
-        st.stop()
+        end()
     with st.spinner("Running the model ...", show_time=True):
+        name = attempt(lambda: bench.under(name, change))
         return name, prompt, attempt(lambda: bench.capture(name, prompt))
 
 
-def _take_along(page: str) -> None:
-    """Where another page was shown last, take over what was chosen there: to Streamlit these are other widgets."""
-    if st.session_state.get("page") == page:
-        return  # assigning in every run would undo what a person types while the page answers
-    st.session_state.page = page
-    for key in ("model", "example", "prompt"):
-        if key in st.session_state:
-            st.session_state[key] = st.session_state[key]
+def _change_in_place() -> str:
+    """JSON of the change that the model runs under, "" for none; nothing is drawn where there is none to choose."""
+    given = st.session_state.get(UNDER) or ""
+    saved = st.session_state.setdefault(SAVED, {})
+    if given and given not in saved:  # it came with a link
+        saved[given] = attempt(lambda: label(loaded(given)))
+    if not saved:
+        return ""
+    chosen = st.selectbox(
+        "Under an intervention", ["", *saved], format_func=lambda one: saved.get(one, "none: the model as it is"),
+        key=UNDER,
+    )  # fmt: skip
+    if chosen:
+        st.caption("All that this page shows is of the changed run.")
+    return chosen
 
 
 def _take_example() -> None:

@@ -12,12 +12,17 @@ from typing import Any
 import streamlit as st
 
 from model import Capture
+from model.config import SITES
 from probes.attribution import SMOOTH
 from probes.measures import MEASURES
 from workbench.figures import sweep_cells_figure
 from workbench.jobs import Cancelled, Job
-from workbench.pages.change_form import mode_inputs, position_choice
-from workbench.pages.shared import PLOT, attempt
+from workbench.links import Field, choice_field, flag_field, integer_field, list_field
+from workbench.pages.change_form import mode_fields, mode_inputs, position_choice
+from workbench.pages.downloads import show_figure
+from workbench.pages.shared import attempt
+from workbench.pages.sweep_pair import ChosenPair, chosen_pair, of_pair
+from workbench.pages.tables import table
 from workbench.session import Workbench
 from workbench.sweeping import GRIDS, SweepRequest, SweepResult, sweep_panels
 from workbench.viewer.view import visible_token
@@ -29,8 +34,28 @@ MODES = {
     "position": ["zero", "scale", "mean", "shuffle", "random"],
 }
 """What each grid offers; the first is where it starts."""
+OFFERED = (["this prompt"], ["this prompt", "held-out task rows"])
 OF_TEXT = ("loss", "kl")
+OF_PAIR = ["logit_difference", "loss", "kl", "accuracy"]
 POLL_S = 0.5
+
+
+def sweep_fields() -> list[Field]:
+    """What the URL holds of a sweep's settings."""
+    return [
+        choice_field("sweep grid", list(GRIDS), "grid"),
+        list_field("sweep layers", int), list_field("sweep sites", options=SITES), list_field("sweep positions", int),
+        *(choice_field(f"sweep over {len(offered)}", offered, f"over-{len(offered)}") for offered in OFFERED),
+        integer_field("sweep rows", default=8, low=1, high=1000), integer_field("sweep seed", None, 0, 0, 2**31 - 1),
+        *(choice_field(f"sweep measure{end}", list(MEASURES)) for end in ("", " of pair")),
+        flag_field("sweep estimate"), *(field for key, modes in _mode_keys() for field in mode_fields(key, modes)),
+    ]  # fmt: skip
+
+
+def _mode_keys() -> list[tuple[str, list[str]]]:
+    """Start of the keys of every grid's mode, and the modes that it offers, without a pair and with one."""
+    alone = [(f"sweep {grid}", modes) for grid, modes in MODES.items()]
+    return alone + [(f"sweep {grid} of pair", ["patch", *modes]) for grid, modes in MODES.items()]
 
 
 @dataclass
@@ -42,7 +67,11 @@ class Asked:
 
 
 def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
-    request = _request(name, prompt, run)
+    pair = chosen_pair(bench.model(name))
+    if pair is not None and pair.rows.clean.plain_text != prompt:
+        prompt = pair.rows.clean.plain_text
+        run = attempt(lambda: bench.capture(name, prompt))
+    request = _request(name, prompt, run, pair)
     asked: Asked | None = st.session_state.get("sweep")
     busy = asked is not None and asked.job.running
     if st.button("Run", icon=":material/play_arrow:", type="primary", disabled=busy, key="run sweep"):
@@ -57,39 +86,45 @@ def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> Non
         _show(bench, asked, request)
 
 
-def _request(name: str, prompt: str, run: Capture) -> SweepRequest:
+def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> SweepRequest:
     """What the controls say."""
     with st.container(border=True):
         top = st.columns(3)
         grid = top[0].selectbox(
             "Grid", list(GRIDS), format_func=lambda g: GRIDS[g], key="sweep grid", persist_state="session"
         )
-        fields = mode_inputs(f"sweep {grid}", prompt, top[1:], MODES[grid])
+        modes = MODES[grid] if pair is None else ["patch", *MODES[grid]]
+        fields = mode_inputs(f"sweep {grid}{of_pair(pair)}", prompt, top[1:], modes)
+        if pair is not None and fields["mode"] == "patch":
+            fields["prompt"] = pair.rows.corrupted.plain_text
         where = st.columns(3)
         layers = _some(where[0], "Layers", range(run.cfg.n_layers), "sweep layers")
         sites = _some(where[1], "Sites", run.cfg.mixed_sites, "sweep sites")
         positions = position_choice(where[2], run, "sweep positions") if grid == "position" else []
         over = st.columns(3, vertical_alignment="bottom")
-        rows, seed = _examples(over[0], over[2], grid)
-        measures = list(MEASURES) if rows else list(OF_TEXT)
+        rows, seed = _examples(over[0], over[2], grid) if pair is None else (0, 0)
+        measures = list(MEASURES) if rows else OF_PAIR if pair is not None else list(OF_TEXT)
+        key = f"sweep measure{of_pair(pair)}"
+        if st.session_state.get(key) not in measures:  # other sequences allow other measures
+            st.session_state[key] = measures[0]
         measure = over[1].selectbox(
-            "Measure", measures, format_func=lambda m: MEASURES[m].title, key="sweep measure", persist_state="session"
+            "Measure", measures, format_func=lambda m: MEASURES[m].title, key=key, persist_state="session"
         )
         estimate = st.checkbox(
             "Estimate by gradient (one backward pass) beside it, and say how well the two agree", key="sweep estimate",
-            disabled=measure not in SMOOTH, persist_state="session",
+            persist_state="session", disabled=measure not in SMOOTH,
             help="First order, see probes.attribution. Only loss and logit difference have a gradient to go by.",
         )  # fmt: skip
     corpus = fields.pop("corpus", ())
     return SweepRequest(
         name, prompt, grid, measure, tuple(fields.items()), corpus, tuple(layers), tuple(sites), tuple(positions), rows,
-        seed, estimate and measure in SMOOTH,
+        seed, estimate and measure in SMOOTH, "" if pair is None else str(pair.name),
     )  # fmt: skip
 
 
 def _examples(place: Any, beside: Any, grid: str) -> tuple[int, int]:
     """How many task rows (0 = the prompt), and their seed."""
-    offered = ["this prompt"] if grid == "position" else ["this prompt", "held-out task rows"]
+    offered = OFFERED[0] if grid == "position" else OFFERED[1]
     over = place.selectbox(
         "Measured over", offered, key=f"sweep over {len(offered)}", persist_state="session",
         help="Task rows are generated: in-context rules, with word pairs that no training row uses. "
@@ -97,7 +132,6 @@ def _examples(place: Any, beside: Any, grid: str) -> tuple[int, int]:
     )  # fmt: skip
     if over == "this prompt":
         return 0, 0
-    st.session_state.setdefault("sweep rows", 8)
     rows, seed = beside.columns(2)
     count = rows.number_input("Rows", 1, 1000, step=1, key="sweep rows", persist_state="session")
     return int(count), int(seed.number_input("Seed", 0, 2**31 - 1, step=1, key="sweep seed", persist_state="session"))
@@ -132,14 +166,6 @@ def _progress(job: Job[SweepResult]) -> None:
     if not job.running:
         st.rerun()
     done, total = job.progress
-    text = (
-        "Waiting for another sweep to end."
-        if job.waiting
-        else "Preparing ..."
-        if not total
-        else f"{done} of {total} runs"
-    )
-    text = "Cancelling after the runs in hand ..." if job.cancelling else text
     bar, button = st.columns([6, 1], vertical_alignment="center")
     bar.progress(done / total if total else 0.0, _state(job, done, total))
     button.button("Cancel", icon=":material/stop:", on_click=job.cancel, disabled=job.cancelling, key="cancel sweep")
@@ -177,8 +203,9 @@ def _show(bench: Workbench, asked: Asked, now: SweepRequest) -> None:
 
 def _described(request: SweepRequest) -> str:
     over = f"{request.rows} held-out task rows (seed {request.seed})" if request.rows else "this prompt"
+    over = f"the answer of task row {request.pair}" if request.pair else over
     change = dict(request.change)
-    numbers = "".join(f" {name} {value:g}" for name, value in change.items() if name != "mode")
+    numbers = "".join(f" {name} {value:g}" for name, value in change.items() if name not in ("mode", "prompt"))
     return f"{MEASURES[request.measure].title} over {over}: {change['mode']}{numbers} at each {GRIDS[request.grid]}"
 
 
@@ -188,7 +215,7 @@ def _heatmap(result: SweepResult, request: SweepRequest, column: str, tokens: Se
     cols = [f"{at}: {visible_token(tokens[int(at)])}" for at in shown.cols] if by_token else shown.cols
     titles, unit = (shown.row_title, shown.col_title), MEASURES[request.measure].unit
     figure = sweep_cells_figure(shown.panels, shown.rows, cols, titles, unit)
-    st.plotly_chart(figure, key=f"sweep map of {column}", config=PLOT)
+    show_figure(figure, key=f"sweep map of {column}", name=f"sweep_{column}")
 
 
 def _agreement(result: SweepResult) -> None:
@@ -211,8 +238,4 @@ def _table(result: SweepResult, request: SweepRequest) -> None:
         f"{MEASURES[request.measure].definition} Largest changes first; low and high: 95% bootstrap interval of the "
         "change over sequences" + (" (one prompt has none: measure over task rows)." if not request.rows else ".")
     )
-    st.dataframe(ordered, hide_index=True, width="stretch", height=320, key="sweep table")
-    st.download_button(
-        "Download CSV", ordered.to_csv(index=False), "sweep.csv", "text/csv", icon=":material/download:",
-        on_click="ignore",
-    )  # fmt: skip
+    table(ordered, "sweep", key="sweep table", columns={}, height=320)

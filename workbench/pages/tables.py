@@ -60,14 +60,21 @@ def definitions(metrics: Sequence[Metric], missing: Mapping[str, str]) -> None:
     """What the metrics of a table mean, behind a click; and in plain sight what could not be measured."""
     with st.expander("Definitions, units and ranges", icon=":material/help:"):
         for metric in metrics:
-            where = "; ".join(
-                f"{name} {_number(low)} to {_number(high)}" for name, (low, high) in metric.ranges.items()
-            )
-            refused = "".join(f" Not defined for {name}: {why}" for name, why in metric.refusals.items())
-            about = f"({metric.unit}; {where}). {metric.definition}{refused}"
-            st.markdown(f"**{plain(metric.title)}** {plain(about)}")
+            st.markdown(_definition(metric))
     if missing:
         st.caption(plain("Not measured here: " + "; ".join(f"{title}: {why}" for title, why in missing.items())))
+
+
+def explain(metric: Metric, key: str) -> None:
+    """What one measure means, a click away."""
+    with st.popover("What is this?", icon=":material/help:", type="tertiary", key=key):
+        st.markdown(_definition(metric))
+
+
+def _definition(metric: Metric) -> str:
+    where = "; ".join(f"{name} {_number(low)} to {_number(high)}" for name, (low, high) in metric.ranges.items())
+    refused = "".join(f" Not defined for {name}: {why}" for name, why in metric.refusals.items())
+    return f"**{plain(metric.title)}** {plain(f'({metric.unit}; {where}). {metric.definition}{refused}')}"
 
 
 def plain(text: str) -> str:

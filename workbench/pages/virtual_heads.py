@@ -13,9 +13,15 @@ from probes.virtual_heads import score_contrast
 from workbench.attributions import Attributions, HeadKeys, head_keys, likely_tokens
 from workbench.figures import head_matrices_figure, virtual_head_flow_figure, virtual_head_keys_figure
 from workbench.figures.virtual_head_flow import largest_edges
+from workbench.links import integer_field, text_field
+from workbench.pages.address import address, end, restored
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_figure
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import PLOT, attempt, choose_run, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, workbench
 from workbench.pages.tables import plain, table
+from workbench.scripts import virtual_heads_script
+from workbench.session import Workbench
 from workbench.viewer.token_strip import token_strip
 from workbench.viewer.view import visible_token
 
@@ -30,7 +36,18 @@ Tokens = tuple[int, int | None]  # ids of the token and of its contrast
 
 def page() -> None:
     bench = workbench()
-    name, prompt, run = choose_run(bench, "Virtual heads")
+    fields = [
+        *run_fields(bench), integer_field("vh_query", "query", low=0), integer_field("vh_key", "key", low=0),
+        integer_field("vh token", "token", low=0), text_field("vh token text", "token-text"),
+        integer_field("vh contrast", "contrast", low=NONE), text_field("vh contrast text", "contrast-text"),
+        *(integer_field(f"vh {part}", part.replace(" ", "-"), low=0) for part in PARTS),
+    ]  # fmt: skip
+    with address("virtual_heads", fields):
+        virtual_heads(bench)
+
+
+def virtual_heads(bench: Workbench) -> None:
+    name, prompt, run = choose_run(bench)
     st.subheader("Virtual heads: which pairs of heads make a prediction?", anchor=False)
     st.caption(
         "Virtual head g → h: the pattern of source head g, weighted by M_post[g, h], carried by the values and the "
@@ -39,14 +56,16 @@ def page() -> None:
     if not run.cfg.mixed_sites:
         st.info("This model mixes no heads: M is the identity, so that only virtual heads g → g carry anything.")
     query = current_query((name, prompt), run)
-    strip = st.container()
+    tools, strip = st.container(), st.container()
     tokens = choose_tokens(bench.model(name), run, query)
     if tokens is None:
         with strip:
             show_tokens(run, query, query, np.full(len(run), np.nan), "Tokens: click chooses the query.")
-        st.stop()
+        end()
     found = attempt(lambda: bench.attributions(name, prompt, query, *tokens))
-    head = current_head(found, (name, prompt, query, *tokens))
+    head = current_head(found, (name, prompt, query, *tokens), run)
+    with tools:
+        copy_as_python(virtual_heads_script(*bench.parts(name), prompt, query, tokens, head))
     row = head_keys(run, head[0], query, head[1], head[2], found.direction)
     key = row.strongest if st.session_state.vh_key is None else st.session_state.vh_key
     with strip:
@@ -63,11 +82,16 @@ def page() -> None:
 
 
 def current_query(question: tuple[str, str], run: Capture) -> int:
-    """The query position: the last token of a new prompt, until another is clicked."""
-    if st.session_state.get("vh_question") != question:
-        st.session_state.vh_question = question
-        st.session_state.vh_query, st.session_state.vh_key = len(run) - 1, None
-    return st.session_state.vh_query
+    """The query position: the last token of a new prompt, until another is clicked or a link says one."""
+    state = st.session_state
+    if restored() and state.vh_query is not None and state.vh_query < len(run):
+        state.vh_question = question
+        if state.vh_key is not None and state.vh_key >= len(run):
+            state.vh_key = None
+    elif state.get("vh_question") != question:
+        state.vh_question = question
+        state.vh_query, state.vh_key = len(run) - 1, None
+    return state.vh_query
 
 
 def go_to(query: int) -> None:
@@ -78,14 +102,22 @@ def look_at(key: int) -> None:
     st.session_state.vh_key = key
 
 
-def current_head(found: Attributions, asked: tuple) -> Head:
-    """The virtual head whose details are shown: the largest one, until another is chosen."""
+def current_head(found: Attributions, asked: tuple, run: Capture) -> Head:
+    """The virtual head whose details are shown: the largest one, until another is chosen or a link says one."""
     if st.session_state.get("vh_asked") != asked:
         st.session_state.vh_asked = asked
         st.session_state.vh_round = st.session_state.get("vh_round", 0) + 1
-        choose_head(found.largest)
+        if not (restored() and _there(run)):
+            choose_head(found.largest)
     layer, source, target = (st.session_state[f"vh {part}"] for part in PARTS)
     return layer, source, target
+
+
+def _there(run: Capture) -> bool:
+    """Is what the link says a virtual head of this model?"""
+    layer, source, target = (st.session_state[f"vh {part}"] for part in PARTS)
+    heads = range(run.cfg.n_heads)
+    return layer in run.layers and source in heads and target in heads
 
 
 PARTS = ("layer", "source head", "target head")
@@ -118,7 +150,10 @@ def choose_tokens(model: HookedDCFormer, run: Capture, query: int) -> Tokens | N
     likely = likely_tokens(run, query)
     if st.session_state.get("vh_likely") != (st.session_state.vh_question, query):
         st.session_state.vh_likely = (st.session_state.vh_question, query)
-        st.session_state["vh token"], st.session_state["vh contrast"] = next(iter(likely)), NONE
+        if not (restored() and st.session_state["vh token"] in likely):
+            st.session_state["vh token"] = next(iter(likely))
+        if not (restored() and st.session_state["vh contrast"] in likely):
+            st.session_state["vh contrast"] = NONE
 
     def named(token: int) -> str:
         return "none" if token == NONE else f"{visible_token(str(model.to_string([token])))}  ({likely[token]:.3f})"
@@ -165,7 +200,7 @@ def show_attributions(found: Attributions, head: Head, logit: str) -> None:
     )
     panels = {f"layer {layer}: sum {found.sum_of_pieces(layer):+.3f}": found.matrices[layer] for layer in layers}
     figure = head_matrices_figure(panels, "logits", (layers.index(head[0]), head[1], head[2]))
-    st.plotly_chart(figure, key="vh attributions", config=PLOT)
+    show_figure(figure, key="vh attributions", name="attributions")
     layer = head[0]
     numbers = st.columns(4)
     numbers[0].metric(f"sum of pieces, layer {layer}", f"{found.sum_of_pieces(layer):.4f}")
@@ -222,7 +257,7 @@ def show_head(question: tuple[str, str], run: Capture, found: Attributions, row:
     )
     names = [visible_token(token) for token in run.str_tokens[row.keys]]
     figure = virtual_head_keys_figure(row.pattern, row.mixing, row.attribution, names, row.keys.start)
-    st.plotly_chart(figure, key="vh keys", config=PLOT)
+    show_figure(figure, key="vh keys", name="virtual_head_keys")
     with st.container(horizontal=True):
         explore_button(question, run, layer, target, query, row.strongest, f"Explore target head {target}")
         explore_button(question, run, layer, source, query, row.strongest, f"Explore source head {source}")
@@ -240,9 +275,8 @@ def show_flow(found: Attributions, layer: int) -> None:
         f"The {len(edges)} largest of {matrix.size} virtual heads, {size:.0%} of the layer's absolute attribution. "
         "Width: size in logits; red adds to the logit, blue takes away."
     )
-    st.plotly_chart(
-        virtual_head_flow_figure(matrix, EDGES, st.context.theme.type == "dark"), key="vh flow", config=PLOT
-    )
+    figure = virtual_head_flow_figure(matrix, EDGES, st.context.theme.type == "dark")
+    show_figure(figure, key="vh flow", name="virtual_head_flow")
 
 
 def show_scores(run: Capture, layer: int, query: int, key: int) -> None:
@@ -262,7 +296,7 @@ def show_scores(run: Capture, layer: int, query: int, key: int) -> None:
     )
     contrast = score_contrast(run, layer, query, key).numpy()
     figure = head_matrices_figure({f"layer {layer}, key {key}": contrast}, "score", sums=True)
-    st.plotly_chart(figure, key="vh scores", config=PLOT)
+    show_figure(figure, key="vh scores", name="score_attributions")
 
 
 def show_orders(run: Capture, found: Attributions, layer: int, query: int) -> None:

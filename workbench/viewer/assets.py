@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("payload", "geometry", "colours", "paint", "elements", "axes", "readout", "input", "viewer")
+_SCRIPTS = (
+    "payload",
+    "geometry",
+    "colours",
+    "paint",
+    "elements",
+    "axes",
+    "readout",
+    "input",
+    "saving",
+    "picture",
+    "viewer",
+)
 
 
 def _ascii(script: str) -> str:
@@ -13,5 +25,10 @@ def _ascii(script: str) -> str:
     return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in script)
 
 
-JAVASCRIPT = "\n".join(_ascii((_FOLDER / "js" / f"{name}.js").read_text("utf-8")) for name in _SCRIPTS)
+def joined_scripts(*names: str) -> str:
+    """Scripts of the folder js as one module, in this order."""
+    return "\n".join(_ascii((_FOLDER / "js" / f"{name}.js").read_text("utf-8")) for name in names)
+
+
+JAVASCRIPT = joined_scripts(*_SCRIPTS)
 STYLES = (_FOLDER / "viewer.css").read_text("utf-8")

@@ -14,7 +14,7 @@ from workbench.viewer.view import MapView
 _canvas = st.components.v2.component("dcformer_workbench_map_viewer", js=JAVASCRIPT, css=STYLES)
 
 
-def map_viewer(view: MapView, *, key: str, height: int | None = None) -> MapEvent:
+def map_viewer(view: MapView, *, key: str, height: int | None = None, name: str = "maps") -> MapEvent:
     """Show a view, and return what the person did to it since the last run.
 
     The answer to an event is the next view: `selected=` the picked cell, `window=` the wanted region with panels for
@@ -24,10 +24,11 @@ def map_viewer(view: MapView, *, key: str, height: int | None = None) -> MapEven
     Args:
         key: unique on the page; keeps zoom and focus over reruns.
         height: greatest height of a panel in CSS pixels.
+        name: of the files that pictures are saved as.
     """
     result = _canvas(
         key=key,
-        data=encode_view(view, height=height),
+        data=encode_view(view, height=height, name=name),
         on_pick_change=_nothing,
         on_window_change=_nothing,
     )

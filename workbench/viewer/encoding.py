@@ -70,14 +70,16 @@ def quantise(values: np.ndarray, scale: float) -> np.ndarray:
     return np.where(present, ZERO + np.clip(steps, -STEPS, STEPS), 0).astype(np.uint8)
 
 
-def encode_view(view: MapView, *, height: int | None = None, max_px: int = MAX_PX) -> bytes:
+def encode_view(view: MapView, *, height: int | None = None, max_px: int = MAX_PX, name: str = "") -> bytes:
     """The bytes for the browser: panels reduced to max_px, quantised and deflated.
 
     Args:
         height: greatest height of a panel in CSS pixels; None leaves it to the available width.
+        name: of the files that pictures are saved as, without an ending.
     """
     codes = [quantise(reduce_map(panel.values, max_px), panel.full_scale) for panel in view.panels]
-    header = json.dumps(_header(view) | {"grid": codes[0].shape, "maxPx": max_px, "height": height}).encode()
+    drawn = {"grid": codes[0].shape, "maxPx": max_px, "height": height, "name": name}
+    header = json.dumps(_header(view) | drawn).encode()
     raw = struct.pack("<I", len(header)) + header + b"".join(code.tobytes() for code in codes)
     return zlib.compress(raw, level=4)
 

@@ -17,13 +17,25 @@ function buildRoot() {
     note: element("span", "note", { "data-testid": "map-note" }),
     reset: element("button", "reset", { type: "button", "data-testid": "map-reset-zoom" }),
     help: element("span", "help"),
+    save: element("span", "save"),
   };
   parts.reset.textContent = "Reset zoom";
   parts.help.textContent = "Click or arrow keys: select. Drag or Ctrl + scroll: zoom. Double-click or Esc: whole map.";
   const footer = element("div", "footer");
-  footer.append(parts.reset, parts.legend, parts.note, parts.help);
+  footer.append(parts.reset, parts.legend, parts.note, parts.help, parts.save);
   root.append(parts.grid, parts.readout, footer);
   return { root, parts };
+}
+
+// The pictures of what is shown; files with the numbers come from Python.
+function fillSave(viewer) {
+  for (const kind of ["png", "svg"]) {
+    const button = element("button", "link", { type: "button", "data-testid": `map-save-${kind}` });
+    button.textContent = kind.toUpperCase();
+    button.title = `Save the panels as ${kind.toUpperCase()}`;
+    button.addEventListener("click", () => viewer.map && savePicture(viewer, kind));
+    viewer.parts.save.append(button);
+  }
 }
 
 // One panel: heading, row names and plot side by side, column names and colour bar below the plot.

@@ -38,4 +38,14 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const chip = event.target.closest("button");
     if (chip) setTriggerValue(event.shiftKey ? "key" : "query", Number(chip.dataset.position));
   };
+  strip.onkeydown = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const chip = event.target.closest("button");
+    if (step === undefined || !chip || event.ctrlKey || event.metaKey || event.altKey) return;
+    const from = event.shiftKey ? data.key : data.query;
+    const next = Math.min(Math.max(from + step, 0), data.tokens.length - 1);
+    event.preventDefault();
+    strip.children[next].focus();
+    setTriggerValue(event.shiftKey ? "key" : "query", next);
+  };
 }

@@ -41,6 +41,7 @@ function createViewer(parent) {
     parent, root, parts, generation: 0, map: null, view: null, selected: null, hover: null, drag: null, timers: {},
   };
   parent.append(root);
+  fillSave(viewer);
   parts.reset.addEventListener("click", () => setView(viewer, fullWindow(viewer.map)));
   const isResized = () => viewer.map && root.clientWidth !== viewer.layout?.available;
   viewer.resizes = new ResizeObserver(() => isResized() && refresh(viewer));

@@ -1,0 +1,98 @@
+"""A model serves its callers in the order in which they came, and tells them their place."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from workbench.turns import Turn, telling
+
+PATIENCE = 20
+
+
+def in_line(turn: Turn, count: int) -> None:
+    """Wait until so many hold or want the turn."""
+    done = threading.Event()
+    for _ in range(PATIENCE * 100):
+        if len(turn) >= count:
+            return
+        done.wait(0.01)
+    raise AssertionError(f"{len(turn)} in line, not {count}")
+
+
+def test_callers_are_served_in_the_order_they_came():
+    turn, served, threads = Turn(), [], []
+
+    def take(number: int) -> None:
+        with turn:
+            served.append(number)
+
+    with turn:
+        for number in range(5):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            in_line(turn, number + 2)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert served == [0, 1, 2, 3, 4]
+    assert len(turn) == 0
+
+
+def test_who_waits_is_told_the_place_and_then_that_it_is_their_turn():
+    turn, told, first = Turn(), [], threading.Event()
+
+    def take() -> None:
+        with telling(lambda before: (told.append(before), first.set())), turn:
+            pass
+
+    with turn:
+        waiting = threading.Thread(target=take)
+        waiting.start()
+        assert first.wait(PATIENCE)
+    waiting.join(PATIENCE)
+    assert told[0] == 1
+    assert told[-1] == 0
+
+
+def test_nobody_is_told_anything_where_nobody_waits():
+    told: list[int] = []
+    with telling(told.append), Turn():
+        pass
+    assert told == []
+
+
+def test_who_gives_up_leaves_the_line_and_the_next_is_served():
+    turn, served, raised = Turn(), [], []
+
+    def leave(before: int) -> None:
+        raise KeyError("the page is gone")
+
+    def impatient() -> None:
+        try:
+            with telling(leave), turn:
+                served.append("impatient")
+        except KeyError as error:
+            raised.append(error)
+
+    def patient() -> None:
+        with turn:
+            served.append("patient")
+
+    with turn:
+        threads = [threading.Thread(target=impatient), threading.Thread(target=patient)]
+        for thread in threads:
+            thread.start()
+        threads[0].join(PATIENCE)
+        in_line(turn, 2)
+    threads[1].join(PATIENCE)
+    assert served == ["patient"]
+    assert len(raised) == 1
+
+
+def test_an_error_inside_frees_the_turn():
+    turn = Turn()
+    with pytest.raises(ZeroDivisionError), turn:
+        raise ZeroDivisionError
+    with turn:
+        assert len(turn) == 1
