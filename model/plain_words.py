@@ -15,8 +15,6 @@ def one_line(text: object, longest: int = 300) -> str:
     return f"{plain[:half]} ... {plain[-half:]}"
 
 
-
-
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds.
 

@@ -44,7 +44,9 @@ def empty_model(cfg: DCFormerConfig, tokenizer: Any = None) -> HookedDCFormer:
             return HookedDCFormer(cfg, tokenizer, seed=None)
     except (RuntimeError, TypeError) as error:
         # nothing but sizes can fail here: no weight is read and no memory taken
-        sizes = ", ".join(f"{name}={getattr(cfg, name)}" for name in ("d_model", "n_heads", "d_head", "d_mlp", "d_vocab"))
+        sizes = ", ".join(
+            f"{name}={getattr(cfg, name)}" for name in ("d_model", "n_heads", "d_head", "d_mlp", "d_vocab")
+        )
         raise ModelLoadError(
             f"The configuration's sizes ({sizes}) make tensors larger than any can be. Fetch the right config.json."
         ) from error

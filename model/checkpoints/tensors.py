@@ -7,6 +7,7 @@ runs no code that a pickle may carry.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +21,8 @@ from model.checkpoints.fields import read_json
 from model.config import dtype_name
 from model.plain_words import one_line
 
+MOST_NAMES = 64 * 2**20
+"""Bytes of names and shapes in a torch file: a hundred times those of the largest published model."""
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -142,6 +145,7 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
+    _refuse_bombs(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -161,6 +165,23 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
             raise ModelLoadError(f"{path} must hold names to dense tensors; {name!r} is a {type(value).__name__}.")
     return content
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch writes every record as it is, once, names among them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        return  # what it is instead, the reader says
+    unpacked = sum(record.file_size for record in records)
+    packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    names = sum(record.file_size for record in records if record.filename.endswith(".pkl"))
+    if packed or unpacked > path.stat().st_size or names > MOST_NAMES:
+        raise ModelLoadError(
+            f"{path} was refused: it unpacks to {unpacked} bytes from {path.stat().st_size}, {names} of them names and "
+            "shapes, as no file that torch wrote does. Fetch it again, or convert it to safetensors where you trust it."
+        )
 
 
 def _pickle_header(path: Path) -> dict[str, Entry]:

@@ -321,7 +321,9 @@ def _rows(positions: Positions) -> list[list[int]]:
     """A list of positions for each prompt, or one for all."""
     listed: Any = [positions] if len(positions) and not isinstance(positions[0], Sequence) else positions
     if wrong := [row for row in listed if not isinstance(row, Sequence) or isinstance(row, str)]:
-        raise ValueError(f"Positions must be a list of whole numbers, or one for each prompt, got {one_line(wrong[0])}.")
+        raise ValueError(
+            f"Positions must be a list of whole numbers, or one for each prompt, got {one_line(wrong[0])}."
+        )
     return [list(row) for row in listed]
 
 

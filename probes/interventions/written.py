@@ -68,7 +68,9 @@ def _plain(value: Any) -> Any:
 def _read(part: dict[str, Any]) -> Intervention:
     known = [f.name for f in fields(Intervention)]
     if unknown := set(part) - set(known):
-        raise ValueError(f"Interventions have no {one_line(', '.join(sorted(unknown)))}. They have: {', '.join(known)}.")
+        raise ValueError(
+            f"Interventions have no {one_line(', '.join(sorted(unknown)))}. They have: {', '.join(known)}."
+        )
     given = dict(part)
     if isinstance(given.get("value"), list):
         given["value"] = _tensor("value", given["value"], torch.float64)
@@ -99,4 +101,6 @@ def _mean(written: Any) -> MeanMixing:
         }
         return MeanMixing(matrices, int(written["tokens"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"The mean of this intervention cannot be read ({one_line(error)}). Give what to_json wrote.") from error
+        raise ValueError(
+            f"The mean of this intervention cannot be read ({one_line(error)}). Give what to_json wrote."
+        ) from error

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
@@ -63,7 +62,9 @@ def check(manifest: Manifest) -> None:
         if min(shard.rows, shard.first_document, shard.documents) < 0 or shard.rows > 2**40:
             raise ValueError(f"the shard {shard.name} has {shard.rows} rows of {shard.documents} documents")
         for name, told in shard.files.items():
-            if not (isinstance(told, Mapping) and _fits(told.get("bytes"), int) and isinstance(told.get("sha256"), str)):
+            if not (
+                isinstance(told, Mapping) and _fits(told.get("bytes"), int) and isinstance(told.get("sha256"), str)
+            ):
                 raise ValueError(f"{name} needs bytes and sha256")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from model.plain_words import one_line, parse_json
-from model.whole_files import sha256, sync
+from model.whole_files import NotWritten, sha256, sync
 from probes.store.manifest import StoreError
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -39,13 +41,19 @@ def write_shard(
 
 def _write(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
     aside = path.with_name(f"{path.name}.tmp")
-    write(aside)
-    sync(aside)
-    # safetensors makes its file private to the user; give it the rights of any other
-    os.chmod(aside, 0o666 & ~_umask())
-    described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
-    os.replace(aside, path)
-    sync(path.parent)
+    try:
+        write(aside)
+        sync(aside)
+        # safetensors makes its file private to the user; give it the rights of any other
+        os.chmod(aside, 0o666 & ~_umask())
+        described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
+        os.replace(aside, path)
+        sync(path.parent)
+    except (OSError, SafetensorError, pa.ArrowException) as error:
+        raise NotWritten(path, error) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return described
 
 

@@ -28,7 +28,7 @@ def main(names: tuple[str, ...], cases: int, seed: int | None, minutes: float | 
             click.echo(f"\nFAULT {fault}: {case}")
             if keep is not None and fault in tally.harmed:
                 _keep(keep / f"{name}-{number}", tally.harmed[fault])
-        failed = failed or bool(tally.faults) or tally.cases < cases and minutes is None
+        failed = failed or bool(tally.faults) or (tally.cases < cases and minutes is None)
     raise SystemExit(failed)
 
 

@@ -30,7 +30,9 @@ def directories(kind: str) -> dict[str, Files]:
         write_published(random_model("neox", **TINY, groups=2), here / "dcpythia", **how)
         if kind == "whole":
             save_model(random_model(**TINY, static_mixing=True), here / "own")
-            write_neox(here / "gpt-neox", hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=10)
+            write_neox(
+                here / "gpt-neox", hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=10
+            )
         for directory in sorted(here.iterdir()):
             found[directory.name] = files_of(directory)
     return found

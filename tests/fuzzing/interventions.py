@@ -57,7 +57,12 @@ def harm(draw: Draw, files: Files) -> str:
     if kind == "json":
         files[FILE], told = harm_json(draw, json.loads(files[FILE]), VALUES | st.sampled_from(WORDS))
         return told
-    values = VALUES | st.sampled_from(WORDS) | st.lists(st.sampled_from(WORDS), max_size=3) | st.lists(st.integers(-3, 9), max_size=4)
+    values = (
+        VALUES
+        | st.sampled_from(WORDS)
+        | st.lists(st.sampled_from(WORDS), max_size=3)
+        | st.lists(st.integers(-3, 9), max_size=4)
+    )
     parts = draw(st.lists(st.dictionaries(st.sampled_from(NAMES), values, max_size=4), max_size=3))
     files[FILE] = json.dumps(parts).encode("utf-8", "surrogatepass")
     return kind

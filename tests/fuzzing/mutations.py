@@ -25,7 +25,9 @@ SCALARS = st.one_of(
     st.sampled_from(STRANGE_TEXTS), st.text(max_size=8),
 )  # fmt: skip
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
 )
 
 
@@ -80,7 +82,9 @@ def _repeated(draw: Draw, content: bytes) -> bytes:
 
 def _replaced(draw: Draw, content: bytes) -> bytes:
     return draw(
-        st.sampled_from([b"", b"\0" * 64, b"\xff" * 64, b"{}", b"[]", b"null", b"\x80\x04.", b"PK\x03\x04", DEEP.encode()])
+        st.sampled_from(
+            [b"", b"\0" * 64, b"\xff" * 64, b"{}", b"[]", b"null", b"\x80\x04.", b"PK\x03\x04", DEEP.encode()]
+        )
         | st.binary(max_size=120)
     )
 

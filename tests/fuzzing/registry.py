@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.fuzzing import config, index, interventions, safetensors_file, store, tasks, tokenizer, torch_file
+from tests.fuzzing import (
+    config,
+    index,
+    interventions,
+    links,
+    safetensors_file,
+    store,
+    study,
+    tasks,
+    tokenizer,
+    torch_file,
+    training,
+)
 from tests.fuzzing.component import Component
 
 COMPONENTS: dict[str, Callable[[], Component]] = {
@@ -15,5 +27,8 @@ COMPONENTS: dict[str, Callable[[], Component]] = {
     "tokenizer": tokenizer.component,
     "tasks": tasks.component,
     "store": store.component,
+    "study": study.component,
+    "training": training.component,
     "interventions": interventions.component,
+    "links": links.component,
 }

@@ -126,7 +126,7 @@ def _tallied(component: Component, cases: int, number: int, done: Any, told: Any
         tally, base = Tally(), peak_memory()
 
         def one(case: Case) -> None:
-            told.value = repr(case).encode()[:4095]
+            told.value = repr(case).encode(errors="backslashreplace")[:4095]
             try:
                 outcome = judged(component, case, Path(folder))
             except Fault as fault:

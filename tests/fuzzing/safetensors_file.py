@@ -72,7 +72,9 @@ def _harmed_entry(draw: Draw, content: bytes) -> tuple[bytes, str]:
 def _values(draw: Draw, content: bytes) -> tuple[bytes, str]:
     """Weights that are NaN, infinite, or of no size: the file is valid, and so is the model."""
     header, tensors = parted(content)
-    pattern = draw(st.sampled_from([b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x01\0\0\0", b"\xff\xff\x7f\x7f"]))
+    pattern = draw(
+        st.sampled_from([b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x01\0\0\0", b"\xff\xff\x7f\x7f"])
+    )
     if draw(st.booleans()):
         return joined(json.dumps(header).encode(), (pattern * (len(tensors) // 4 + 1))[: len(tensors)]), "all strange"
     at = draw(st.integers(0, max(0, len(tensors) // 4 - 1))) * 4

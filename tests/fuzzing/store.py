@@ -31,7 +31,10 @@ def component() -> Component:
 def valid() -> dict[str, Files]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, features in {"parts": ["parts@1", "residual@1", "predictions"], "factors": ["factors@0", "entropy@1"]}.items():
+        for name, features in {
+            "parts": ["parts@1", "residual@1", "predictions"],
+            "factors": ["factors@0", "entropy@1"],
+        }.items():
             model = small_model(rank=1) if name == "parts" else small_model("groups")
             harvest(model, id_documents((5, 9, 3)), Path(folder) / name, features, shard_bytes=9000)
             found[name] = files_of(Path(folder) / name)

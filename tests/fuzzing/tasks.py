@@ -14,7 +14,24 @@ from tests.fuzzing.component import Component
 from tests.fuzzing.mutations import VALUES, Draw, Files, harm_bytes, harm_json
 
 FILE = "rows.jsonl"
-PIECES = ("[", "]", "[ ]", "[ a ]", "[ [ b ] ]", "<", ">", ">.", ". Which is ", "There are ", " has a ", "'s.", "\n", "\r", "\u2028", "? ")
+PIECES = (
+    "[",
+    "]",
+    "[ ]",
+    "[ a ]",
+    "[ [ b ] ]",
+    "<",
+    ">",
+    ">.",
+    ". Which is ",
+    "There are ",
+    " has a ",
+    "'s.",
+    "\n",
+    "\r",
+    "\u2028",
+    "? ",
+)
 
 
 def component() -> Component:
@@ -36,7 +53,9 @@ def harm(draw: Draw, files: Files) -> str:
     lines = files[FILE].split(b"\n")
     number = draw(st.integers(0, len(lines) - 2))
     if kind == "row":
-        lines[number], told = harm_json(draw, json.loads(lines[number]), VALUES | st.sampled_from(["task99", "task٣", "task-1"]))
+        lines[number], told = harm_json(
+            draw, json.loads(lines[number]), VALUES | st.sampled_from(["task99", "task٣", "task-1"])
+        )
     else:
         lines[number], told = _harmed_text(draw, json.loads(lines[number]))
     files[FILE] = b"\n".join(lines)
@@ -48,7 +67,11 @@ def _harmed_text(draw: Draw, row: dict[str, str]) -> tuple[bytes, str]:
     text = row["texts"]
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(text)))
-        text = text[:at] + draw(st.sampled_from(PIECES)) * draw(st.sampled_from([1, 1, 2, 300])) + text[at + draw(st.sampled_from([0, 0, 1, 40])) :]
+        text = (
+            text[:at]
+            + draw(st.sampled_from(PIECES)) * draw(st.sampled_from([1, 1, 2, 300]))
+            + text[at + draw(st.sampled_from([0, 0, 1, 40])) :]
+        )
     changed = {"task_id": draw(st.sampled_from([row["task_id"], f"task{draw(st.integers(0, 73))}"])), "texts": text}
     return json.dumps(changed).encode(), "strange text"
 

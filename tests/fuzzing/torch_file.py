@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.fuzzing.checkpoint_files import ERRORS, directories, load
 from tests.fuzzing.component import Component
 from tests.fuzzing.judge import MARKER
-from tests.fuzzing.mutations import Draw, Files, harm_bytes, harm_json, one_of_files
+from tests.fuzzing.mutations import Draw, Files, harm_bytes, one_of_files
 
 FILE = "pytorch_model.bin"
 BOMB = 2**28
@@ -41,7 +41,9 @@ def valid() -> dict[str, Files]:
 def _deflated(end: str, content: bytes) -> bytes:
     """A file with one record that unpacks to BOMB bytes; made once, as it takes seconds."""
     bomb = bytes(BOMB) if end == "data/0" else b"\x80\x02" + b"]" * BOMB + b"."
-    return _archive([(name, bomb if name.endswith(end) else held) for name, held in _records(content)], zipfile.ZIP_DEFLATED)
+    return _archive(
+        [(name, bomb if name.endswith(end) else held) for name, held in _records(content)], zipfile.ZIP_DEFLATED
+    )
 
 
 def _with_index() -> dict[str, Files]:
@@ -76,7 +78,10 @@ def _harmed_record(draw: Draw, content: bytes) -> tuple[bytes, str]:
     elif kind == "remove":
         del records[at]
     elif kind == "rename":
-        records[at] = (draw(st.sampled_from(["../x", "/etc/x", "", "data.pkl", "x/data.pkl", "a" * 300])), records[at][1])
+        records[at] = (
+            draw(st.sampled_from(["../x", "/etc/x", "", "data.pkl", "x/data.pkl", "a" * 300])),
+            records[at][1],
+        )
     return _archive(records, zipfile.ZIP_DEFLATED if kind == "compress" else zipfile.ZIP_STORED), f"{name}: {kind}"
 
 
@@ -113,7 +118,7 @@ def _bomb(draw: Draw, content: bytes) -> tuple[bytes, str]:
     state: Any = torch.load(io.BytesIO(content), weights_only=True)
     name = draw(st.sampled_from(sorted(state)))
     if kind == "expanded":
-        state[name] = torch.zeros(1).expand(2**draw(st.integers(10, 40)), 2)
+        state[name] = torch.zeros(1).expand(2 ** draw(st.integers(10, 40)), 2)
     else:
         many = torch.zeros(2**18)
         state |= {f"{name}.{number}": many.view(2, -1) for number in range(draw(st.integers(1, 2000)))}
