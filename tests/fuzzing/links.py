@@ -51,7 +51,7 @@ def harm(draw: Draw, files: Files) -> str:
             "joined": lambda name=name: draw(st.sampled_from(["-", ".", ",", "0-", "~"])).join([found[name]] * draw(st.integers(1, 300))),
             "cut": lambda name=name: found[name][: draw(st.integers(0, 40))],
             "packed": lambda: "~" + draw(st.text("abcXYZ019-_=+/", max_size=40)),
-            "bomb": lambda: _packed(draw(st.sampled_from([b"\0" * 2**24, "\U0001f600".encode() * 2**21, b"\xff" * 9, b""]))),
+            "bomb": lambda: draw(st.sampled_from(BOMBS)),
         }[value]()  # fmt: skip
     files[FILE] = json.dumps(found).encode()
     return ", ".join(f"{name}={str(value)[:20]!r}" for name, value in found.items() if VALID[name] != value)[:300]
@@ -59,6 +59,9 @@ def harm(draw: Draw, files: Files) -> str:
 
 def _packed(content: bytes) -> str:
     return "~" + urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
+
+
+BOMBS = [_packed(content) for content in (b"\0" * 2**24, "\U0001f600".encode() * 2**21, b"\xff" * 9, b"")]
 
 
 def read(folder: Path) -> None:
