@@ -145,7 +145,7 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
-    _refuse_bombs(path)
+    refuse_bombs(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -167,13 +167,17 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _refuse_bombs(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is: torch writes every record as it is, once, names among them."""
+def refuse_bombs(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch writes every record as it is, once, names among them.
+
+    Raises:
+        ModelLoadError: it does. What is no archive passes: the reader says what it is instead.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
-        return  # what it is instead, the reader says
+        return
     unpacked = sum(record.file_size for record in records)
     packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     names = sum(record.file_size for record in records if record.filename.endswith(".pkl"))

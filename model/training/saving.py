@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.checkpoints import save_model
+from model.checkpoints.tensors import refuse_bombs
 from model.config import DCFormerConfig
 from model.locks import locked
 from model.plain_words import one_line, parse_json
@@ -65,6 +66,7 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
     if not path.exists():
         return 0
     try:
+        refuse_bombs(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_state(state, model)
         set_model_state_dict(model, state["model"], options=_WHOLE)

@@ -37,6 +37,8 @@ FILES = {"probing": "results", "dynamic_share": "dynamic_share"}
 """Analysis -> its table, without the ending."""
 TEXTS = ("model", "feature", "where", "label", "probe", "score", "against", "site", "side", "class")
 """Columns of texts; all others hold numbers."""
+KEYS = (*TEXTS, "seed", "layer")
+"""What names a row."""
 MAY_BE_MISSING = ("low", "high", "difference_low", "difference_high", "p", "p_holm", "p_bh", "largest_class",
                   "smallest_class", "regularisation", "value", "reference", "difference", "share")  # fmt: skip
 KNOWN = {"score": SCORES, "against": REFERENCES, "probe": PROBES}
@@ -153,8 +155,8 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 raise ValueError(
                     f"the column {name} names {(set(table[name]) - set(known)).pop()!r}, which is not known"
                 )
-        if table.empty:
-            raise ValueError("no rows")
+        if table.empty or table.duplicated([name for name in columns if name in KEYS]).any():
+            raise ValueError("no rows" if table.empty else "a row stands there twice")
     except (OSError, ValueError, TypeError, pa.ArrowException, MemoryError) as error:
         raise ValueError(
             f"{path} cannot be read ({one_line(error)}). Run the study again: it is written anew."
