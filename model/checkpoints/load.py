@@ -16,6 +16,7 @@ from model.checkpoints.registry import layout_of
 from model.checkpoints.tensors import WeightFiles, open_weights
 from model.checkpoints.tokenizer_files import load_tokenizer, puts_bos_first
 from model.config import DTYPES, DCFormerConfig, parse_dtype
+from model.plain_words import one_line
 from model.transformer import HookedDCFormer
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -42,6 +43,21 @@ def load_model(
     where = pick_device(device)
     wanted = None if dtype is None else _pick_dtype(dtype)
     directory, name = _locate(source)
+    try:
+        return _loaded(directory, name, where, wanted, spread_out=device == "auto")
+    except (MemoryError, RuntimeError) as error:
+        # torch's allocator of the CPU raises RuntimeError, its subclass for GPUs OutOfMemoryError
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ModelLoadError(
+            f"There is not enough memory on {where} to load {name} ({one_line(error, 120)}). Free some, choose another "
+            "device or dtype='bfloat16', or take a smaller model."
+        ) from error
+
+
+def _loaded(
+    directory: Path, name: str, where: torch.device, wanted: torch.dtype | None, spread_out: bool
+) -> HookedDCFormer:
     config = ConfigFile.read(directory)
     layout = layout_of(config)
     weights = open_weights(directory)
@@ -54,7 +70,7 @@ def load_model(
     model = empty_model(cfg, tokenizer)
     sources = layout.sources(model, config, weights)
     check_tensors(model, layout, sources, config, weights)
-    devices = spread.place(model, where, spread.free_gpus() if device == "auto" and where.type == "cuda" else None)
+    devices = spread.place(model, where, spread.free_gpus() if spread_out and where.type == "cuda" else None)
     model = fill(model, sources, weights, lambda name: spread.device_of(devices, name)).eval()
     return model if len(devices) == 1 else spread.dispatch(model, devices)
 

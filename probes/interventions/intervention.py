@@ -24,7 +24,7 @@ from model.taps import LayerActivations, Tap
 from probes.interventions.change import Change
 from probes.interventions.controls import shuffled, shuffled_order, turned
 from probes.interventions.donors import aligned, check_lengths, donor
-from probes.interventions.edits import Where, added, constant_channels, factors, replaced, scaled, with_constant
+from probes.interventions.edits import Where, added, complete, constant_channels, factors, replaced, scaled, with_constant
 from probes.mean_mixing import MeanMixing
 
 MODES = {
@@ -191,6 +191,7 @@ class Intervention(Change):
         mixing, where = at.mixing[site], self._where(at, cfg)
         if self.mode == "identity" and self.sources is None and self.targets is None:
             return Mixing(n_heads=cfg.n_heads, groups=cfg.groups)
+        mixing = complete(mixing, cfg.dynamic_sides, at.q)
         branches = self._branches(cfg)
         if self.mode in ("shuffle", "random", "patch"):
             new = self._replacements(at, site, branches, where, taken)
@@ -217,9 +218,9 @@ class Intervention(Change):
         taken: LayerActivations | None,
     ) -> dict[str, tuple[Tensor, ...]]:
         """The new factors of each branch, at every entry and token."""
-        mixing = at.mixing[site]
+        mixing = complete(at.mixing[site], at_sides(branches), at.q)
         if taken is not None:
-            given = taken.mixing[site]
+            given = complete(taken.mixing[site], at_sides(branches), taken.q)
             return {
                 branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
                 for branch in branches
@@ -294,6 +295,11 @@ class Intervention(Change):
 def uncomposed_twin() -> Intervention:
     """The same weights with M = I everywhere. Off the distribution that the weights were trained for."""
     return Intervention(mode="identity")
+
+
+def at_sides(branches: Sequence[str]) -> list[str]:
+    """The sides that some branches belong to."""
+    return list(dict.fromkeys(branch.split("_")[0] for branch in branches if branch != "base"))
 
 
 # -- what a model has ------------------------------------------------------------------------------
