@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help app test lint types unit clean
+.PHONY: help app test lint types unit soak clean
 
 help:
 	@echo "make app    create the environment and open the workbench on the bundled pair"
 	@echo "make test   create the environment and run ruff, the type checker and all tests"
+	@echo "make soak   run every long test for SOAK_MINUTES (60): kills, full disks, fuzzing of all readers"
 	@echo "make clean  remove the environment and all caches"
 
 # Installed once, and again when the requirements change.
@@ -37,6 +38,10 @@ types: $(VENV)/.installed-dev
 # one process a core; torch threads would only wait for each other
 unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+SOAK_MINUTES ?= 60
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

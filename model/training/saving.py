@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
         return 0
     try:
         refuse_bombs(path)
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_state(state, model)
         set_model_state_dict(model, state["model"], options=_WHOLE)
@@ -82,6 +84,16 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
     return state["step"]
 
 
+def _check_sums(path: Path) -> None:
+    """Read the archive once and compare it with its own sums, which torch itself does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the record {damaged} does not have its sum")
+
+
 def _check_state(state: Any, model: HookedDCFormer) -> None:
     """Is this the state of such a model, and are its numbers as they must be?"""
     needed = {"step": int, "model": dict, "optimizer": dict, "scheduler": dict, "random": dict}
@@ -89,9 +101,24 @@ def _check_state(state: Any, model: HookedDCFormer) -> None:
         raise ValueError(f"it needs {', '.join(needed)}")
     if state["step"] < 1 or state["scheduler"].get("last_epoch") != state["step"]:
         raise ValueError(f"it says step {state['step']}, its schedule {state['scheduler'].get('last_epoch')}")
-    wrong = [name for name, tensor in model.state_dict().items() if _differs(state["model"].get(name), tensor)]
+    ours, moments = model.state_dict(), state["optimizer"].get("state")
+    if not isinstance(moments, dict):
+        raise ValueError("the optimizer has no state")
+    wrong = [name for name, tensor in ours.items() if _differs(state["model"].get(name), tensor)]
+    wrong += [
+        f"the optimizer's {name}" for name, held in moments.items() if _no_moments(held, ours.get(name), state["step"])
+    ]
     if wrong:
         raise ValueError(f"{wrong[0]} is not there, of another shape or dtype, or not finite")
+
+
+def _no_moments(held: Any, ours: Tensor | None, step: int) -> bool:
+    """Are these not what AdamW keeps of a parameter?"""
+    if not isinstance(held, dict) or ours is None or set(held) != {"step", "exp_avg", "exp_avg_sq"}:
+        return True
+    if _differs(held["step"], torch.zeros(())) or any(_differs(held[name], ours) for name in ("exp_avg", "exp_avg_sq")):
+        return True
+    return bool(held["step"] != step) or bool((held["exp_avg_sq"] < 0).any())
 
 
 def _differs(held: Any, ours: Tensor) -> bool:

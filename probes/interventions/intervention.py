@@ -24,7 +24,16 @@ from model.taps import LayerActivations, Tap
 from probes.interventions.change import Change
 from probes.interventions.controls import shuffled, shuffled_order, turned
 from probes.interventions.donors import aligned, check_lengths, donor
-from probes.interventions.edits import Where, added, complete, constant_channels, factors, replaced, scaled, with_constant
+from probes.interventions.edits import (
+    Where,
+    added,
+    complete,
+    constant_channels,
+    factors,
+    replaced,
+    scaled,
+    with_constant,
+)
 from probes.mean_mixing import MeanMixing
 
 MODES = {
