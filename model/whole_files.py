@@ -15,7 +15,7 @@ from model.plain_words import one_line, parse_json
 class NotWritten(OSError):
     """A file could not be written; what stood there before is kept."""
 
-    def __init__(self, path: Path, error: Exception):
+    def __init__(self, path: Path, error: BaseException):
         reason = one_line(getattr(error, "strerror", None) or error)
         super().__init__(
             f"{path} could not be written ({reason}); what stood there before is kept. Free space or make the folder "

@@ -1,4 +1,4 @@
-"""Two processes that write the same: one is refused, or the last one's stays whole; kills in between leave nothing half."""
+"""Two processes that write the same: one is refused, or the last one's stays whole; kills leave nothing half."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_two_processes_that_save_over_each_other_leave_one_whole_model_at_every_
             loaded = load_model(tmp_path / "m", device="cpu")
         except ValueError as error:
             # a reader whose files are replaced while it reads is told, and reads again
-            assert "m" in str(error)
+            assert "m" in str(error)  # noqa: PT017
             continue
         seed = next(seed for seed, model in models.items() if torch.equal(loaded.embed.W_E, model.embed.W_E))
         seen.add(seed)

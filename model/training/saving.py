@@ -193,8 +193,8 @@ def _refuse_other(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> No
     if different:
         name = different[0]
         raise ValueError(
-            f"{out} holds a run with {name}={one_line(repr(held.get(name)))}, but {name}={wanted[name]!r} is asked for. "
-            "Give another folder, or the same settings."
+            f"{out} holds a run with {name}={one_line(repr(held.get(name)))}, but {name}={wanted[name]!r} is asked "
+            "for. Give another folder, or the same settings."
         )
 
 

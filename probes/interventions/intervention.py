@@ -361,7 +361,7 @@ def _is_list(name: str, given: Any) -> None:
 
 def _is_whole(name: str, given: Sequence[Any]) -> None:
     for number in given:
-        if isinstance(number, bool) or not isinstance(number, Integral) or not -LARGEST <= number <= LARGEST:
+        if isinstance(number, bool) or not isinstance(number, Integral) or not -LARGEST <= int(number) <= LARGEST:
             raise ValueError(f"{name} must be whole numbers, got {one_line(repr(number))}.")
 
 

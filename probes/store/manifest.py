@@ -145,7 +145,7 @@ class Manifest:
         about = {name: fields.get(name) for name in ("model", "corpus", "request", "libraries")}
         if wrong := [name for name, value in about.items() if not isinstance(value, dict)]:
             raise ValueError(f"{wrong[0]} is no object")
-        entries = {
+        entries: dict[str, tuple[Any, ...]] = {
             name: tuple(entry_of(kind, entry, name) for entry in listed(fields.get(name), name))
             for name, kind in ENTRIES.items()
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ KEYS = (*TEXTS, "seed", "layer")
 """What names a row."""
 MAY_BE_MISSING = ("low", "high", "difference_low", "difference_high", "p", "p_holm", "p_bh", "largest_class",
                   "smallest_class", "regularisation", "value", "reference", "difference", "share")  # fmt: skip
-KNOWN = {"score": SCORES, "against": REFERENCES, "probe": PROBES}
+KNOWN: dict[str, Collection[str]] = {"score": SCORES, "against": REFERENCES, "probe": PROBES}
 TABLE_COLUMNS = {
     "probing": ("model", "seed", "feature", "layer", "where", *PROBING_COLUMNS),
     "dynamic_share": ("model", *SHARE_COLUMNS),

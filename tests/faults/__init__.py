@@ -1,1 +1,1 @@
-"""Disks that are full, folders that cannot be written, files that vanish, processes that are killed or meet each other."""
+"""Disks that are full, folders that cannot be written, writes that fail one by one."""

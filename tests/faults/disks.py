@@ -38,7 +38,7 @@ def resized(folder: Path, size: str) -> None:
 
 
 class FailingWrites:
-    """The k-th step by which Python writes (open, write, fsync, replace, rename, mkdir below a folder) fails with ENOSPC.
+    """The k-th step by which Python writes below a folder (open, fsync, replace, rename, mkdir) fails with ENOSPC.
 
     Writes of libraries in C and Rust are not seen here: small_disk makes those fail.
     """

@@ -1,4 +1,4 @@
-"""Harm the files of a reader in thousands of ways: python -m tests.fuzzing --component config --cases 20000 --seed 1."""
+"""Harm a reader's files in thousands of ways: python -m tests.fuzzing --component config --cases 20000 --seed 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a component of the fuzzing is: valid files, the harm that is done to them, and the reader that meets the result."""
+"""A component of the fuzzing: valid files, the harm that is done to them, and the reader that meets the result."""
 
 from __future__ import annotations
 

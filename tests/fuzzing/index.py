@@ -1,4 +1,4 @@
-"""model.safetensors.index.json and its shards: names that reach outside, shards that are missing, twice or the index."""
+"""model.safetensors.index.json and shards: names that reach outside, shards that are missing, twice or the index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.fuzzing.mutations import VALUES, Draw, Files, harm_bytes, harm_json, 
 INDEX = "model.safetensors.index.json"
 NAMES = (
     "..", ".", "", "/", "../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "a\\b", "C:x", "\0", "con", "~",
-    "config.json", INDEX, "model.safetensors", "model-00001-of-00003.safetensors", "x" * 300, "file:///etc/passwd", "//x",
+    "config.json", INDEX, "model.safetensors", "model-00001-of-00003.safetensors", "x" * 300,
+    "file:///etc/passwd", "//x",
     "model-00009-of-00003.safetensors", "https://example.org/x.safetensors", "hf://x", "*", "model-*.safetensors",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Po
              "socket.getaddrinfo", "ctypes.dlopen")  # fmt: skip
 """Python's audit events that no file may cause: https://docs.python.org/3/library/audit_events.html."""
 MARKER = "PAYLOAD_RAN"
-"""Payloads of harmful pickles make a file of this name in the folder that the environment variable of this name gives."""
+"""Harmful pickles make a file of this name in the folder that the environment variable of this name gives."""
 
 
 class Fault(AssertionError):
@@ -38,10 +39,11 @@ class Fault(AssertionError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: "read", or "refused (error type)"."""
+    """kind: "read", or "refused (error type)". memory: what was added at the peak, in bytes."""
 
     kind: str
     seconds: float
+    memory: int
 
 
 class _Watch:
@@ -77,6 +79,7 @@ def judged(component: Component, case: Case, scratch: Path) -> Outcome:
         path.write_bytes(content)
     _Watch.install()
     os.environ[MARKER] = str(scratch)
+    forget_peak()
     before, began, kind = peak_memory(), time.perf_counter(), "read"
     _Watch.seen, _Watch.active = None, True
     try:
@@ -89,8 +92,9 @@ def judged(component: Component, case: Case, scratch: Path) -> Outcome:
         _check_sentence(component, error)
     finally:
         _Watch.active = False
-    _check_effects(scratch, peak_memory() - before, time.perf_counter() - began)
-    return Outcome(kind, time.perf_counter() - began)
+    found = Outcome(kind, time.perf_counter() - began, peak_memory() - before)
+    _check_effects(scratch, found.memory, found.seconds)
+    return found
 
 
 def _check_sentence(component: Component, error: BaseException) -> None:
@@ -118,6 +122,15 @@ def _check_effects(scratch: Path, memory: int, seconds: float) -> None:
         raise Fault(f"reading took {seconds:.1f} s", "time")
 
 
+def forget_peak() -> None:
+    """Count from now on, where the system can: https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """The most memory that this process has had since forget_peak, or in all, in bytes."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

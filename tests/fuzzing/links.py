@@ -28,12 +28,15 @@ from workbench.links import (
 FILE = "parameters.json"
 FIELDS = (
     text_field("prompt", default="The cat"), integer_field("layer", low=0, high=7), integer_field("free"),
-    number_field("amount", low=-1.0, high=4.0), flag_field("twin"), choice_field("model", ["demo/dcformer", "demo/transformer"]),
-    list_field("layers", int, options=range(4)), list_field("names", str), places_field("head", "head", ("layer", "head")),
+    number_field("amount", low=-1.0, high=4.0), flag_field("twin"), choice_field("model", ["demo/dcformer",
+    "demo/transformer"]),
+    list_field("layers", int, options=range(4)), list_field("names", str), places_field("head", "head",
+    ("layer", "head")),
     window_field("window", "window"),
 )  # fmt: skip
 VALID = {"prompt": pack_text("long " * 200), "layer": "3", "free": "-5", "amount": "0.5", "twin": "yes",
-         "model": "demo/transformer", "layers": "0,3", "names": "a,b", "head": "1.2", "window": "0-40.0-24"}  # fmt: skip
+         "model": "demo/transformer", "layers": "0,3", "names": "a,b", "head": "1.2",
+         "window": "0-40.0-24"}  # fmt: skip
 
 
 def component() -> Component:
@@ -48,7 +51,8 @@ def harm(draw: Draw, files: Files) -> str:
             "text": lambda: draw(st.text(max_size=30)),
             "strange": lambda: draw(st.sampled_from(STRANGE_TEXTS)),
             "number": lambda: str(draw(st.sampled_from(HUGE_WHOLE[:-1]) | st.integers(-9, 9) | st.floats())),
-            "joined": lambda name=name: draw(st.sampled_from(["-", ".", ",", "0-", "~"])).join([found[name]] * draw(st.integers(1, 300))),
+            "joined": lambda name=name: draw(st.sampled_from(["-", ".", ",", "0-",
+            "~"])).join([found[name]] * draw(st.integers(1, 300))),
             "cut": lambda name=name: found[name][: draw(st.integers(0, 40))],
             "packed": lambda: "~" + draw(st.text("abcXYZ019-_=+/", max_size=40)),
             "bomb": lambda: draw(st.sampled_from(BOMBS)),
@@ -67,7 +71,10 @@ BOMBS = [_packed(content) for content in (b"\0" * 2**24, "\U0001f600".encode() *
 def read(folder: Path) -> None:
     values, refused = read_state(FIELDS, json.loads((folder / FILE).read_bytes()))
     for said in refused:
-        assert "\n" not in said and len(said) < 1000 and said.endswith("."), said
+        assert "\n" not in said
+        assert len(said) < 1000
+        assert said.endswith("."), said
     known = {field.key: field.default for field in FIELDS}
     again, none = read_state(FIELDS, write_state(FIELDS, values))
-    assert not none and all(again.get(key, known[key]) == value for key, value in values.items()), (values, again, none)
+    assert not none
+    assert all(again.get(key, known[key]) == value for key, value in values.items()), (values, again, none)

@@ -16,7 +16,8 @@ Path = tuple[str | int, ...]
 DEEP = "[" * 100_000
 HUGE_WHOLE = (2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400)
 STRANGE_TEXTS = (
-    "", " ", "\0", "..", "../..", "/etc/passwd", "C:\\x", "%s%n{0}", "\u202e\U0001f600", "\ud800", "nan", "1e999", "x" * 5000,
+    "", " ", "\0", "..", "../..", "/etc/passwd", "C:\\x", "%s%n{0}", "\u202e\U0001f600", "\ud800", "nan",
+    "1e999", "x" * 5000,
     "<script>alert(1)</script>", "a\nb", "__class__", "os:system", "float32", "bfloat16", "int8", "float8_e4m3fn",
 )  # fmt: skip
 SCALARS = st.one_of(

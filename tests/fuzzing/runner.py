@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzzing.component import Case, Component
-from tests.fuzzing.judge import Fault, judged, peak_memory
+from tests.fuzzing.judge import Fault, judged
 
 BATCH = 500
 """Cases of one process."""
@@ -123,7 +123,7 @@ def _tallied(component: Component, cases: int, number: int, done: Any, told: Any
             valid = judged(component, Case(files, f"{name}: valid"), Path(folder))  # loads what is loaded but once
             assert valid.kind == "read", f"{component.name} refuses its own {name}: {valid.kind}"
         _limit_address_space()
-        tally, base = Tally(), peak_memory()
+        tally = Tally()
 
         def one(case: Case) -> None:
             told.value = repr(case).encode(errors="backslashreplace")[:4095]
@@ -136,11 +136,11 @@ def _tallied(component: Component, cases: int, number: int, done: Any, told: Any
             else:
                 tally.outcomes[outcome.kind] += 1
                 tally.slowest = max(tally.slowest, (outcome.seconds, case.told))
+                tally.memory = max(tally.memory, outcome.memory)
             tally.cases += 1
             done.value += 1
 
         explore(component, one, cases, number)
-        tally.memory = peak_memory() - base
         return tally
 
 

@@ -24,7 +24,8 @@ def component() -> Component:
 def harm(draw: Draw, files: Files) -> str:
     kind = draw(st.sampled_from(["bytes", "length", "header", "header", "header", "entry", "entry", "values"]))
     files[FILE], told = {
-        "bytes": harm_bytes, "length": _other_length, "header": _harmed_header, "entry": _harmed_entry, "values": _values,
+        "bytes": harm_bytes, "length": _other_length, "header": _harmed_header, "entry": _harmed_entry,
+        "values": _values,
     }[kind](draw, files[FILE])  # fmt: skip
     return f"{kind}: {told}"
 

@@ -19,7 +19,8 @@ from tests.models import small_model
 
 MANIFEST = "manifest.json"
 WORDS = (
-    "tensor", "column", "factors", "float16", "float32", "int32", "class", "number", "../secret", "/etc/passwd", "shard-00001",
+    "tensor", "column", "factors", "float16", "float32", "int32", "class", "number", "../secret",
+    "/etc/passwd", "shard-00001",
     "shard-00000", "residual@1", "next_token_loss", "document",
 )  # fmt: skip
 

@@ -19,7 +19,8 @@ from workbench.study_report import study_figures
 
 CONFIG, FILE, TABLES = "done/config.json", "study.yaml", ("done/results.parquet", "done/dynamic_share.parquet")
 FITS = "fits.jsonl"
-WORDS = ("probing", "dynamic_share", "linear", "mlp", "knn", "residual", "constant", "balanced_accuracy", "r2", "mark", "../x",
+WORDS = ("probing", "dynamic_share", "linear", "mlp", "knn", "residual", "constant", "balanced_accuracy", "r2",
+         "mark", "../x",
          "demo/dcformer", "*", "parts", "yes", "file")  # fmt: skip
 
 
@@ -64,7 +65,8 @@ def harm(draw: Draw, files: Files) -> str:
 
 
 _YAML = (
-    b"!!python/object/apply:os.system ['touch PAYLOAD_RAN']", b"a: &a [x]\nb: *a\ntitle: *a", b"[" * 3000, b"? [a]\n: b",
+    b"!!python/object/apply:os.system ['touch PAYLOAD_RAN']", b"a: &a [x]\nb: *a\ntitle: *a", b"[" * 3000,
+    b"? [a]\n: b",
     b"a: &a [l,l,l,l,l,l,l,l,l]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n"
     b"d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\ntitle: [*e,*e,*e,*e,*e,*e,*e,*e]",
     b"&a [*a]", b"title: 2026-13-45", b"\xff\xfe", b"title: !!binary x", b"- - - -", b"%YAML 9.9\n---\n{}",

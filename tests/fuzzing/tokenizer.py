@@ -14,8 +14,10 @@ from tests.fuzzing.mutations import VALUES, Draw, Files, harm_bytes, harm_json, 
 
 MODEL = ("config.json", "model.safetensors")
 WORDS = (
-    "WordLevel", "BPE", "WordPiece", "Unigram", "ByteLevel", "Whitespace", "WhitespaceSplit", "Split", "Sequence", "Replace",
-    "Lowercase", "Precompiled", "TemplateProcessing", "Fixed", "Right", "Removed", "w0", "w1", "PreTrainedTokenizerFast",
+    "WordLevel", "BPE", "WordPiece", "Unigram", "ByteLevel", "Whitespace", "WhitespaceSplit", "Split",
+    "Sequence", "Replace",
+    "Lowercase", "Precompiled", "TemplateProcessing", "Fixed", "Right", "Removed", "w0", "w1",
+    "PreTrainedTokenizerFast",
     "LlamaTokenizer", "BertTokenizer", "../x", "(a+)+$", "[unclosed",
 )  # fmt: skip
 ADDED = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt",

@@ -101,9 +101,11 @@ def _harmed_pickle(draw: Draw, content: bytes) -> tuple[bytes, str]:
 
 _OPCODES = (
     b"cos\nsystem\n", b"cposix\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\nexec\n", b"ctorch\nload\n",
-    b"ctorch.hub\nload\n", b"cnumpy\nload\n", b"R", b"i", b"o", b"b", b"\x81", b"\x92", b"Q", b"P1\n", b"(", b")", b"}", b"]",
+    b"ctorch.hub\nload\n", b"cnumpy\nload\n", b"R", b"i", b"o", b"b", b"\x81", b"\x92", b"Q", b"P1\n", b"(",
+    b")", b"}", b"]",
     b"0", b".", b"\x8f", b"N", b"K\xff", b"\x8a\xff" + b"\xff" * 255, b"\x8b" + struct.pack("<i", 2**30),
-    b"X" + struct.pack("<I", 2**31 - 1), b"\x8d" + struct.pack("<Q", 2**62), b"j" + struct.pack("<I", 2**31), b"r\xff\xff\xff\x7f",
+    b"X" + struct.pack("<I", 2**31 - 1), b"\x8d" + struct.pack("<Q", 2**62), b"j" + struct.pack("<I", 2**31),
+    b"r\xff\xff\xff\x7f",
     b"h\xff", b"2" * 64, b"(" * 5000, b"]" * 5000,
 )  # fmt: skip
 
