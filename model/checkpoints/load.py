@@ -50,8 +50,8 @@ def load_model(
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise ModelLoadError(
-            f"There is not enough memory on {where} to load {source} ({one_line(error, 120)}). Free some, choose another "
-            "device or dtype='bfloat16', or take a smaller model."
+            f"There is not enough memory on {where} to load {source} ({one_line(error, 120)}). Free some, choose "
+            "another device or dtype='bfloat16', or take a smaller model."
         ) from error
 
 
