@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,12 @@ def main(preset: str, layers: int | None, dtype: str, device: str, tokens: int, 
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(cfg, Path(folder))
         words(cfg.d_vocab).save_pretrained(folder)
-        rows = measure(ModelChoice(folder, device), cfg, tokens, rounds, length)
+        rows = []
+        for what, found in measure(ModelChoice(folder, device), cfg, tokens, rounds, length):
+            click.echo(f"{what}: {found}", err=True)
+            rows.append([what, found])
     click.echo(f"{preset}, {cfg.n_layers} layers, {dtype} on {device}, {torch.get_num_threads()} threads\n")
-    click.echo(markdown_table(["what", "measured"], [list(row) for row in rows]))
+    click.echo(markdown_table(["what", "measured"], rows))
 
 
 def words(size: int) -> PreTrainedTokenizerFast:
@@ -60,30 +63,28 @@ def words(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
 
 
-def measure(choice: ModelChoice, cfg: DCFormerConfig, tokens: int, rounds: int, length: int) -> list[Row]:
+def measure(choice: ModelChoice, cfg: DCFormerConfig, tokens: int, rounds: int, length: int) -> Iterator[Row]:
     bench, before = Workbench(), resident()
     started = time.perf_counter()
     plan_load(choice)
-    rows = [("seconds to the plan", f"{time.perf_counter() - started:.2f}")]
+    yield "seconds to the plan", f"{time.perf_counter() - started:.2f}"
     started = time.perf_counter()
     job = bench.start_load(choice)
     job.wait()
     name = job.value()
-    rows.append(("seconds to load", f"{time.perf_counter() - started:.2f}"))
-    model = bench.model(name)
-    held = resident()
-    weights = weight_bytes(model)
-    rows.append(("resident after loading", f"{(held - before) / 2**20:.0f} MiB, weights {weights / 2**20:.0f} MiB"))
-    rows += speeds(model, name, tokens, rounds)
-    rows += side_by_side(bench, name, tokens)
-    rows += first_map(bench, name, cfg, length)
-    del model
+    yield "seconds to load", f"{time.perf_counter() - started:.2f}"
+    weights = weight_bytes(bench.model(name))
+    yield (
+        "resident after loading",
+        f"{(resident() - before) / 2**20:.0f} MiB, weights {weights / 2**20:.0f} MiB",
+    )
+    yield from speeds(bench.model(name), name, tokens, rounds)
+    yield from side_by_side(bench, name, tokens)
+    yield from first_map(bench, name, cfg, length)
     started = time.perf_counter()
     bench.unload(name)
-    gc.collect()
-    rows.append(("seconds to unload", f"{time.perf_counter() - started:.2f}"))
-    rows.append(("resident after unloading", f"{(resident() - before) / 2**20:.0f} MiB more than before loading"))
-    return rows
+    yield "seconds to unload", f"{time.perf_counter() - started:.2f}"
+    yield "resident after unloading", f"{(resident() - before) / 2**20:.0f} MiB more than before loading"
 
 
 def speeds(model: HookedDCFormer, name: str, tokens: int, rounds: int) -> list[Row]:

@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 import torch
 from transformer_lens.config import TransformerLensConfig
 
+from model.plain_words import one_line
+
 SITES = ("pre", "post")
 SIDES = ("query", "key")
+LARGEST = 2**31 - 1
+"""Of any size: a position, a token id or a width beyond it fits no tensor's index."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -199,8 +203,8 @@ class DCFormerConfig(TransformerLensConfig):
     def _check(self) -> None:
         for name in ("d_model", "d_head", "n_heads", "n_layers", "n_ctx", "d_mlp", "d_vocab", "rank", "groups"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST}, got {one_line(repr(value))}.")
         _one_of("normalization_type", self.normalization_type, ("RMS", "LN"))
         _one_of("act_fn", self.act_fn, ("silu", "gelu", "gelu_new"))
         _one_of("positional_embedding_type", self.positional_embedding_type, ("rotary", "standard"))

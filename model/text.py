@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.plain_words import one_line
+
 
 class TextTools:
     """The tokenizer side of HookedDCFormer. Padding stands on the left and is always told by a mask, never by ids."""
@@ -106,7 +108,14 @@ class TextTools:
 
     def _encode(self, text: str, prepend_bos: bool | None) -> list[int]:
         tokenizer = self._need_tokenizer()
-        ids = list(tokenizer.encode(text, add_special_tokens=False))
+        try:
+            ids = list(tokenizer.encode(text, add_special_tokens=False))
+        except Exception as error:
+            # the tokenizers library raises bare Exception where a vocabulary lacks its own unknown token
+            raise ValueError(
+                f"The tokenizer cannot encode this text ({one_line(error)}). Put the model's own tokenizer there, or "
+                "give token ids."
+            ) from error
         if self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
             if tokenizer.bos_token_id is None:
                 raise ValueError("prepend_bos=True was asked for, but this tokenizer has no BOS token.")

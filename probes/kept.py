@@ -27,8 +27,13 @@ class Kept:
         lines = [] if path is None else read_json_lines(path)
         if lines and lines[0] != {work: fingerprint}:
             raise ValueError(f"{path} holds another {work} (other {of}). Give another file, or remove it.")
-        for line in lines[1:]:
-            self.found[tuple(line[name] for name in self.names)] = line["found"]
+        for number, line in enumerate(lines[1:], start=2):
+            key = tuple(line.get(name) for name in self.names) if isinstance(line, dict) else ()
+            if not key or "found" not in line or not all(isinstance(part, str | int) for part in key):
+                raise ValueError(
+                    f"{path}, line {number}, is no piece of a {work}. Put the file back from a copy, or remove it."
+                )
+            self.found[key] = line["found"]
         if path is not None:
             # the last line may have been cut off: what follows must not be glued to it
             whole = "".join(json.dumps(line) + "\n" for line in lines or [{work: fingerprint}])

@@ -7,7 +7,7 @@ from model import Engine, HookedDCFormer, capture
 from model.backends import BACKENDS
 from model.mixing import BRANCHES
 from probes import Intervention, MeanMixing, uncomposed_twin
-from tests.models import small_model, some_tokens
+from tests.models import relative_error, small_model, some_tokens
 
 H, T = 4, 11
 VALUE = torch.randn(H, H, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -221,3 +221,15 @@ def test_a_mean_needs_prompts_and_mixing(model):
         MeanMixing.over(model, [])
     with pytest.raises(ValueError, match="composition is off"):
         MeanMixing.over(small_model("plain"), [some_tokens(1, 4)])
+
+
+@pytest.mark.parametrize("variant", ["static and dynamic", "groups", "query side"])
+@pytest.mark.parametrize("mode", ["shuffle", "random", "patch", "zero", "mean"])
+def test_a_change_after_the_identity_finds_mixing_that_is_zero(variant, mode):
+    """After M = I there is no branch left to turn or shuffle; a patch brings the other prompt's back."""
+    model, tokens = small_model(variant), some_tokens(1, 7)
+    more: dict[str, object] = {"prompt": some_tokens(1, 7, seed=5)} if mode == "patch" else {}
+    more |= {"mean": MeanMixing.over(model, [tokens])} if mode == "mean" else {}
+    both = Intervention(mode="identity") + Intervention(mode=mode, **more)  # type: ignore[arg-type]
+    found, twin = both.run(model, tokens), Intervention(mode="identity").run(model, tokens)
+    assert (relative_error(found, twin) < 1e-12) == (mode not in ("patch", "mean"))

@@ -22,7 +22,7 @@ from workbench.generating import GenerationRequest, Transcript
 from workbench.jobs import Cancelled
 from workbench.loading import LoadedModels, plan_load
 from workbench.model_choice import ModelChoice
-from workbench.scripts import run_lines
+from workbench.scripts.base import run_lines
 from workbench.session import Workbench, mentions
 
 PUBLISHED = {
@@ -66,7 +66,7 @@ def loaded_name(bench: Workbench, choice: ModelChoice) -> str:
 def test_every_layout_is_planned_by_its_headers_and_then_loaded(tmp_path, layout):
     directory = tmp_path / "model"
     write_layout(directory, PUBLISHED[layout])
-    choice, bench = ModelChoice(str(directory)), Workbench(tmp_path)
+    choice, bench = ModelChoice(str(directory)), Workbench([tmp_path])
     found = plan_load(choice, tokens=11)
     name = loaded_name(bench, choice)
     model = bench.model(name)
@@ -203,7 +203,7 @@ def test_a_loaded_model_is_offered_everywhere_under_a_name_of_its_own(tmp_path):
 
 def test_a_model_of_the_folder_is_not_offered_twice(tmp_path):
     save_model(load_model("demo/dcformer"), tmp_path / "mine")
-    bench = Workbench(tmp_path)
+    bench = Workbench([tmp_path])
     before = bench.model_names()
     held = bench.model(str(tmp_path / "mine"))  # a page asked for it
     assert bench.model(loaded_name(bench, ModelChoice(str(tmp_path / "mine")))) is held
@@ -226,7 +226,7 @@ def test_unloading_frees_the_weights_and_all_that_was_made_with_them(tmp_path):
     assert output() is None
     assert bench.loaded.names() == []
     assert {key[0] for key in bench._captures} == {"demo/dcformer"}
-    with pytest.raises(ValueError, match="Unknown model"):
+    with pytest.raises(ValueError, match="may not be opened"):
         bench.model(name)
 
 

@@ -87,7 +87,9 @@ class Workbench:
         self.model_folders, self.device, self.dtype = tuple(model_folders), device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
         self.loaded = LoadedModels()
-        self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
+        # a capture larger than all of it (a 405M model at 2048 tokens) takes all of it and is kept alone: if it were
+        # not kept, every click would run the model again
+        self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: min(run.nbytes, CAPTURE_BYTES))
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
         self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
         self._readings: LRUCache = LRUCache(READINGS_KEPT)

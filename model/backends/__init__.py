@@ -57,10 +57,15 @@ def set_default_backend(name: str) -> None:
     _default = _known(name)
 
 
+def default_backend() -> str:
+    """What set_default_backend chose."""
+    return _default
+
+
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
     """set_default_backend for the length of a with block; in the whole process, so not for threads side by side."""
-    before = _default
+    before = default_backend()
     set_default_backend(name)
     try:
         yield
@@ -115,6 +120,12 @@ def composed_attention(
         single = triton_single_query if name == "triton" else attend_single_query
         return single(q_BTNK, k_BSNK, v_BSNK, pre, post, key_mask_BS)
     return BACKENDS[name](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS, block_queries)
+
+
+def kernels_take_steps(backend: str | None, width: int, device_type: str) -> bool:
+    """Do Triton's kernels run single queries of so wide a model, all heads together, however many keys there are?"""
+    name = _known(_default if backend is None else backend)
+    return name == "triton" or (name == AUTO and width >= AUTO_KERNELS_WIDTH and kernels_found(device_type))
 
 
 def automatic_backend(

@@ -38,9 +38,22 @@ def stored_dtype(weights: WeightFiles, names: Iterable[str]) -> torch.dtype:
 
 
 def empty_model(cfg: DCFormerConfig, tokenizer: Any = None) -> HookedDCFormer:
-    """A model whose tensors have shapes and no memory."""
-    with torch.device("meta"):
-        return HookedDCFormer(cfg, tokenizer, seed=None)
+    """A model whose tensors have shapes and no memory.
+
+    Raises:
+        ModelLoadError: no tensor can have such a shape.
+    """
+    try:
+        with torch.device("meta"):
+            return HookedDCFormer(cfg, tokenizer, seed=None)
+    except (RuntimeError, TypeError) as error:
+        # nothing but sizes can fail here: no weight is read and no memory taken
+        sizes = ", ".join(
+            f"{name}={getattr(cfg, name)}" for name in ("d_model", "n_heads", "d_head", "d_mlp", "d_vocab")
+        )
+        raise ModelLoadError(
+            f"The configuration's sizes ({sizes}) make tensors larger than any can be. Fetch the right config.json."
+        ) from error
 
 
 def check_tensors(

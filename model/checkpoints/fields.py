@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints.errors import ModelLoadError
+from model.plain_words import parse_json
 
 CONFIG_NAME = "config.json"
 
@@ -20,10 +21,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelLoadError: the file cannot be read, is not JSON, or holds something other than an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelLoadError(f"{path} is not valid JSON ({error}). Fetch or write the file again.") from error
     if not isinstance(content, dict):
         raise ModelLoadError(f"{path} must hold a JSON object, got {type(content).__name__}.")

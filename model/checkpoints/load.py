@@ -16,6 +16,7 @@ from model.checkpoints.registry import layout_of
 from model.checkpoints.tensors import WeightFiles, open_weights
 from model.checkpoints.tokenizer_files import load_tokenizer, puts_bos_first
 from model.config import DTYPES, DCFormerConfig, parse_dtype
+from model.plain_words import one_line
 from model.transformer import HookedDCFormer
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -42,6 +43,21 @@ def load_model(
             or the architecture would be computed wrongly, or the weights do not fit. The message names which.
     """
     where = pick_device(device)
+    try:
+        return _load(source, where, dtype, watch, spread_out=device == "auto")
+    except (MemoryError, RuntimeError) as error:
+        # torch's allocator of the CPU raises RuntimeError, its subclass for GPUs OutOfMemoryError
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ModelLoadError(
+            f"There is not enough memory on {where} to load {source} ({one_line(error, 120)}). Free some, choose "
+            "another device or dtype='bfloat16', or take a smaller model."
+        ) from error
+
+
+def _load(
+    source: str | Path, where: torch.device, dtype: str | torch.dtype | None, watch: Watch | None, spread_out: bool
+) -> HookedDCFormer:
     config, layout, weights, cfg = _open(source, dtype)
     _check_pair(where, cfg.dtype)
     tokenizer = load_tokenizer(weights.directory, cfg.d_vocab)
@@ -49,7 +65,7 @@ def load_model(
     model = empty_model(cfg, tokenizer)
     sources = layout.sources(model, config, weights)
     check_tensors(model, layout, sources, config, weights)
-    devices = spread.place(model, where, spread.free_gpus() if device == "auto" and where.type == "cuda" else None)
+    devices = spread.place(model, where, spread.free_gpus() if spread_out and where.type == "cuda" else None)
     model = fill(model, sources, weights, lambda name: spread.device_of(devices, name), watch).eval()
     return model if len(devices) == 1 else spread.dispatch(model, devices)
 

@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,7 +18,10 @@ from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import CONFIG_NAME
 from model.checkpoints.load import is_model_directory
 from model.checkpoints.registry import writable_layout
+from model.checkpoints.replacing import clear_dead, take_place
 from model.checkpoints.tokenizer_files import TOKENIZER_FILES
+from model.locks import locked
+from model.plain_words import one_line
 from model.transformer import HookedDCFormer
 from model.whole_files import sync
 
@@ -25,13 +30,15 @@ MAX_SHARD_BYTES = 4 * 1024**3
 
 _MODEL_FILES = (CONFIG_NAME, "generation_config.json", "*.safetensors", "*.safetensors.index.json",
                 "pytorch_model*.bin", "pytorch_model.bin.index.json", *TOKENIZER_FILES)  # fmt: skip
+_DOCUMENTS = ("MODEL_CARD.md", "README.md", "LICENSE*", "NOTICE*", ".gitattributes", "checkpoints.csv")
+"""Beside a model; kept when it is replaced."""
 
 
 def save_model(model: HookedDCFormer, directory: str | Path, layout: str = "own") -> Path:
     """Write config.json, the weights and the tokenizer, so that load_model reads the same bits back.
 
     All is written into a new directory beside the target, which then takes its name: a model that was there is
-    replaced only once the new one is on disk.
+    replaced only once the new one is on disk. A card, a licence and the like that lie beside it stay.
 
     Args:
         directory: new, empty, or a model directory, which is replaced.
@@ -40,26 +47,58 @@ def save_model(model: HookedDCFormer, directory: str | Path, layout: str = "own"
         The directory.
     Raises:
         ModelLoadError: the layout cannot hold a field of the model's configuration (it is named), or the directory
-            holds something that is no model.
+            holds something that is no model, or the disk is full or cannot be written to.
     """
     target = Path(directory).expanduser().resolve()
+    if target.parent.is_dir():
+        clear_dead(target)
     _refuse_to_overwrite(target)
     write = writable_layout(layout).write
     assert write is not None
     config, tensors = write(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
-    new.mkdir()
     try:
-        (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _write_weights(tensors, new)
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(new)
-        _sync(new)
-        _take_place(new, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
+        new.mkdir()
+    except OSError as error:
+        raise _not_written(target, error) from error
+    try:
+        with locked(new):
+            _write(new, config, tensors, model.tokenizer)
+            _keep_documents(target, new)
+            _sync(new)
+            take_place(new, target)
+    except (OSError, SafetensorError) as error:
+        raise _not_written(target, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return target
+
+
+def _write(new: Path, config: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], tokenizer: Any | None) -> None:
+    (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_weights(tensors, new)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(new)
+
+
+def _not_written(target: Path, error: Exception) -> ModelLoadError:
+    reason = one_line(getattr(error, "strerror", None) or error)
+    return ModelLoadError(
+        f"The model could not be written to {target} ({reason}). What stood there before is kept. Free space or choose "
+        "another place, and save again."
+    )
+
+
+def _keep_documents(target: Path, new: Path) -> None:
+    """What lies beside a model and belongs to it, but is not written here."""
+    for path in target.iterdir() if target.is_dir() else ():
+        if path.is_file() and _is_document(path.name) and not (new / path.name).exists():
+            shutil.copy2(path, new)
+
+
+def _is_document(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _DOCUMENTS)
 
 
 def _refuse_to_overwrite(target: Path) -> None:
@@ -68,7 +107,7 @@ def _refuse_to_overwrite(target: Path) -> None:
     if not target.is_dir():
         raise ModelLoadError(f"{target} is a file. Give a new directory, or one that holds a model to replace.")
     held = sorted(path.name for path in target.iterdir())
-    strange = [name for name in held if not any(fnmatch(name, pattern) for pattern in _MODEL_FILES)]
+    strange = [name for name in held if not any(fnmatch(name, pattern) for pattern in (*_MODEL_FILES, *_DOCUMENTS))]
     if strange or (held and not is_model_directory(target)):
         raise ModelLoadError(
             f"{target} holds something other than a model ({(strange or held)[0]}), which saving would delete. "
@@ -115,20 +154,3 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 def _sync(directory: Path) -> None:
     for path in (*directory.iterdir(), directory):
         sync(path)
-
-
-def _take_place(new: Path, target: Path) -> None:
-    """Give a finished directory the target's name; what stood there is deleted afterwards, or put back on failure."""
-    old = None
-    if target.exists():
-        old = new.with_suffix(".old")
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old is not None:
-            old.rename(target)
-        raise
-    sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old)

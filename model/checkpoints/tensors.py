@@ -7,6 +7,7 @@ runs no code that a pickle may carry.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,7 +19,10 @@ from torch import Tensor
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import read_json
 from model.config import dtype_name
+from model.plain_words import one_line
 
+MOST_NAMES = 64 * 2**20
+"""Bytes of names and shapes in a torch file: a hundred times those of the largest published model."""
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -102,7 +106,11 @@ def _is_beside(index: Path, shard: object) -> bool:
 
 def _shard_path(index: Path, shard: str) -> Path:
     path = index.parent / shard
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise ModelLoadError(f"{index} names the shard {shard}, which is missing. Fetch it into {index.parent}.")
     return path
 
@@ -120,7 +128,7 @@ def _safetensors_header(path: Path) -> dict[str, Entry]:
             }
     except (SafetensorError, OSError) as error:
         raise ModelLoadError(
-            f"{path} is not a readable safetensors file ({error}). It may be truncated: fetch it again."
+            f"{path} is not a readable safetensors file ({one_line(error)}). It may be truncated: fetch it again."
         ) from error
 
 
@@ -130,13 +138,14 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
         with safe_open(path, "pt") as file:
             return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise ModelLoadError(f"{path}: {name} cannot be read ({error}). Fetch the file again.") from error
+        raise ModelLoadError(f"{path}: {name} cannot be read ({one_line(error)}). Fetch the file again.") from error
 
 
 # -- torch files -----------------------------------------------------------------------------------
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
+    refuse_bombs(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -158,6 +167,27 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
+def refuse_bombs(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch writes every record as it is, once, names among them.
+
+    Raises:
+        ModelLoadError: it does. What is no archive passes: the reader says what it is instead.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        return
+    unpacked = sum(record.file_size for record in records)
+    packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    names = sum(record.file_size for record in records if record.filename.endswith(".pkl"))
+    if packed or unpacked > path.stat().st_size or names > MOST_NAMES:
+        raise ModelLoadError(
+            f"{path} was refused: it unpacks to {unpacked} bytes from {path.stat().st_size}, {names} of them names and "
+            "shapes, as no file that torch wrote does. Fetch it again, or convert it to safetensors where you trust it."
+        )
+
+
 def _pickle_header(path: Path) -> dict[str, Entry]:
     return {name: Entry(path, tuple(t.shape), dtype_name(t.dtype)) for name, t in _load_pickle(path).items()}
 
@@ -177,4 +207,4 @@ class _OneShard:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import read_json
+from model.plain_words import one_line
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -28,9 +29,10 @@ def load_tokenizer(directory: Path, d_vocab: int) -> Any | None:
         return None
     try:
         tokenizer = _read(directory)
+        _try_out(tokenizer)
     except Exception as error:
         # each tokenizer library fails in its own way on a damaged file; all of them mean the same here
-        reason = str(error).strip().partition("\n")[0]
+        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise ModelLoadError(
             f"The tokenizer in {directory} ({', '.join(files)}) cannot be read: {reason}. "
             "Fetch its files again, or remove them to use token ids alone."
@@ -60,6 +62,14 @@ def _read(directory: Path) -> Any:
         # these classes skip the setting; set here, it goes into the post-processor and so survives saving
         tokenizer.add_bos_token = wanted
     return tokenizer
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Use all that will be used of it: some damage shows only then."""
+    tokenizer.decode(tokenizer.encode("a b"), clean_up_tokenization_spaces=False)
+    puts_bos_first(tokenizer)
+    if not all(one is None or isinstance(one, int) for one in (tokenizer.bos_token_id, tokenizer.eos_token_id)):
+        raise ValueError("its BOS or end token is no single token")
 
 
 def puts_bos_first(tokenizer: Any | None) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from model.plain_words import parse_json
 
 PIECE_CHARACTERS = 2**20
 """Long texts are read and tokenised in pieces of about this size, which end at a line's end."""
@@ -66,9 +67,9 @@ def _pieces(file: IO[str]) -> Iterator[str]:
 
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}, is not JSON ({error.msg}).") from error
+        record = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}, is not JSON ({error}).") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise ValueError(f"{path}, line {number}, has no field `text` that holds a text.")
     return record["text"]

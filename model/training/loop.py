@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from model.training.evaluation import Evaluation
 from model.training.fields import named_function
 from model.training.metrics import Metrics
 from model.training.recipe import log_spaced_steps
-from model.training.saving import FINAL, STATE, claim_folder, keep_model, kept_path, load_state, save_state
+from model.training.saving import FINAL, STATE, claim_folder, keep_model, kept_path, load_state, only_one, save_state
 from model.training.step import NotFiniteError, Trainer, make_trainer, train_step
 from model.training.tokenizers import open_tokenizer
 from model.transformer import HookedDCFormer
@@ -79,6 +79,16 @@ class Loop:
         self.kept = set(log_spaced_steps(config.kept_checkpoints, config.steps))
 
     def run(self) -> Outcome:
+        """From the last state to the end.
+
+        Raises:
+            ValueError: another process trains into the folder, or what it holds cannot be used. OSError: something
+                cannot be written; the sentence says what is kept.
+        """
+        with only_one(self.out) if self.ranks.first else nullcontext():
+            return self._run()
+
+    def _run(self) -> Outcome:
         trainer, config = self.trainer, self.config
         if self.ranks.first:
             claim_folder(self.out, config)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from model.plain_words import one_line
 from model.training.config import TrainConfig
 
 
@@ -49,8 +50,8 @@ def read_runs(
 def _read(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = one_line(error)
         raise ValueError(f"{path} cannot be read as YAML: {reason}.") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold the fields of a training run, got {type(fields).__name__}.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 import random
 import shutil
+import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.checkpoints import save_model
+from model.checkpoints.tensors import refuse_bombs
 from model.config import DCFormerConfig
+from model.locks import locked
+from model.plain_words import one_line, parse_json
 from model.training.config import TrainConfig
 from model.transformer import HookedDCFormer
-from model.whole_files import write_whole
+from model.whole_files import NotWritten, write_whole
 
-STATE, CONFIG, KEPT, FINAL = "resume.pt", "config.json", "checkpoints", "final"
+STATE, CONFIG, KEPT, FINAL, LOCK = "resume.pt", "config.json", "checkpoints", "final", "train.lock"
 
 # all tensors whole, on the CPU of the first process: the same file whatever number of processes wrote it
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -45,7 +49,12 @@ def save_state(
         "random": _random_states(),
     }
     if first:
-        write_whole(out / STATE, lambda file: torch.save(state, file))
+        try:
+            write_whole(out / STATE, lambda file: torch.save(state, file))
+        except RuntimeError as error:
+            raise NotWritten(
+                out / STATE, error.__context__ or error
+            ) from error  # torch's writer hides the disk's error
 
 
 def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler: LambdaLR) -> int:
@@ -58,14 +67,63 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
     if not path.exists():
         return 0
     try:
+        refuse_bombs(path)
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged: {str(error).partition(chr(10))[0]}. Restore it or start anew.") from error
-    set_model_state_dict(model, state["model"], options=_WHOLE)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)
-    scheduler.load_state_dict(state["scheduler"])
-    _set_random_states(state["random"])
+        _check_state(state, model)
+        set_model_state_dict(model, state["model"], options=_WHOLE)
+        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)
+        scheduler.load_state_dict(state["scheduler"])
+        _set_random_states(state["random"])
+    except Exception as error:
+        # whatever a damaged archive or a foreign state makes torch stumble over means the same
+        reason = one_line(str(error).partition(chr(10))[0] or type(error).__name__).rstrip(".")
+        raise ValueError(
+            f"{path} is damaged: {reason}. Put it back from a copy, or start anew in another folder."
+        ) from error
     return state["step"]
+
+
+def _check_sums(path: Path) -> None:
+    """Read the archive once and compare it with its own sums, which torch itself does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the record {damaged} does not have its sum")
+
+
+def _check_state(state: Any, model: HookedDCFormer) -> None:
+    """Is this the state of such a model, and are its numbers as they must be?"""
+    needed = {"step": int, "model": dict, "optimizer": dict, "scheduler": dict, "random": dict}
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), kind) for name, kind in needed.items()):
+        raise ValueError(f"it needs {', '.join(needed)}")
+    if state["step"] < 1 or state["scheduler"].get("last_epoch") != state["step"]:
+        raise ValueError(f"it says step {state['step']}, its schedule {state['scheduler'].get('last_epoch')}")
+    ours, moments = model.state_dict(), state["optimizer"].get("state")
+    if not isinstance(moments, dict):
+        raise ValueError("the optimizer has no state")
+    wrong = [name for name, tensor in ours.items() if _differs(state["model"].get(name), tensor)]
+    wrong += [
+        f"the optimizer's {name}" for name, held in moments.items() if _no_moments(held, ours.get(name), state["step"])
+    ]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not there, of another shape or dtype, or not finite")
+
+
+def _no_moments(held: Any, ours: Tensor | None, step: int) -> bool:
+    """Are these not what AdamW keeps of a parameter?"""
+    if not isinstance(held, dict) or ours is None or set(held) != {"step", "exp_avg", "exp_avg_sq"}:
+        return True
+    if _differs(held["step"], torch.zeros(())) or any(_differs(held[name], ours) for name in ("exp_avg", "exp_avg_sq")):
+        return True
+    return bool(held["step"] != step) or bool((held["exp_avg_sq"] < 0).any())
+
+
+def _differs(held: Any, ours: Tensor) -> bool:
+    same = isinstance(held, Tensor) and held.shape == ours.shape and held.dtype == ours.dtype
+    return not same or not bool(held.isfinite().all())
 
 
 def keep_model(target: Path, model: HookedDCFormer, cfg: DCFormerConfig, tokenizer: Any | None, first: bool) -> None:
@@ -102,8 +160,8 @@ def claim_folder(out: Path, config: TrainConfig) -> None:
     """
     wanted, path = json.loads(json.dumps(config.decides())), out / CONFIG
     if path.exists():
-        _refuse_other(json.loads(path.read_text(encoding="utf-8")), wanted, out)
-    elif out.is_dir() and any(not entry.name.endswith(".tmp") for entry in out.iterdir()):
+        _refuse_other(_held(path), wanted, out)
+    elif out.is_dir() and any(not entry.name.endswith((".tmp", ".lock")) for entry in out.iterdir()):
         raise ValueError(f"{out} holds files but no training run. Give a new or empty folder.")
     else:
         write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
@@ -111,13 +169,32 @@ def claim_folder(out: Path, config: TrainConfig) -> None:
         shutil.rmtree(left)
 
 
+def only_one(out: Path) -> AbstractContextManager[None]:
+    """While this is open, no other process trains into the folder.
+
+    Raises:
+        ValueError: one does.
+    """
+    return locked(out / LOCK, f"Another process is training into {out}. Wait for it, end it, or give another folder.")
+
+
+def _held(path: Path) -> dict[str, Any]:
+    try:
+        held = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({one_line(error)}). Put it back from a copy.") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} must hold an object, got {type(held).__name__}. Put it back from a copy.")
+    return held
+
+
 def _refuse_other(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
     different = [name for name in wanted if held.get(name) != wanted[name]]
     if different:
         name = different[0]
         raise ValueError(
-            f"{out} holds a run with {name}={held.get(name)!r}, but {name}={wanted[name]!r} is asked for. "
-            "Give another folder, or the same settings."
+            f"{out} holds a run with {name}={one_line(repr(held.get(name)))}, but {name}={wanted[name]!r} is asked "
+            "for. Give another folder, or the same settings."
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from model.plain_words import parse_json
 from probes.corpora.corpus import Corpus, Document, Record
 
 
@@ -33,11 +33,13 @@ class JsonLines(Corpus):
 
 def _document(line: bytes, where: str) -> Document:
     try:
-        fields = json.loads(line)
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 ({error.reason}). Convert the file first.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg}). One JSON object a line is needed.") from error
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}). One JSON object a line is needed.") from error
     return document_of(fields, where)
 
 

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from model import locks
 from probes.store import StoreError
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: one process at a time is then the user's to see to
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,10 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         StoreError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"Another process is harvesting into {path.parent.parent} as {path.stem}. Wait for it, or end it "
-                    "first."
-                ) from error
+    busy = f"Another process is harvesting into {path.parent.parent} as {path.stem}. Wait for it, or end it first."
+    with ExitStack() as held:
+        try:
+            held.enter_context(locks.locked(path, busy, wait))
+        except locks.Busy as error:
+            raise StoreError(busy) from error
         yield

@@ -7,6 +7,7 @@ Axes: B batch, T position, R rank, N head (source), M head (target), G group.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +39,22 @@ def factors(mixing: Mixing, branch: str) -> tuple[Tensor, ...]:
     side, kind = branch.split("_")
     names = ("gate",) if kind == "gate" else ("down", "up")
     return tuple(getattr(mixing, f"{side}_{name}") for name in names)
+
+
+def complete(mixing: Mixing, sides: Sequence[str], like_BT: Tensor) -> Mixing:
+    """The mixing with factors of every side: zeros where a change before this one took all mixing away.
+
+    Args:
+        like_BT: any tensor [batch, pos, ...] of the dtype and on the device of the run.
+    """
+    heads = (mixing.n_heads,) if mixing.groups == 1 else (mixing.groups, mixing.n_heads // mixing.groups)
+    row = (*like_BT.shape[:2], *heads[:-1], 1, heads[-1])
+    zeros: dict[str, Tensor] = {}
+    for side in sides:
+        if getattr(mixing, f"{side}_gate") is None:
+            zeros[f"{side}_gate"] = like_BT.new_zeros(*like_BT.shape[:2], mixing.n_heads)
+            zeros |= {f"{side}_{name}": like_BT.new_zeros(row) for name in ("down", "up")}
+    return mixing.with_factors(zeros) if zeros else mixing
 
 
 def scaled(mixing: Mixing, branch: str, dose: float, where: Where) -> Mixing:

@@ -16,14 +16,24 @@ import torch
 from torch import Tensor
 
 from model import Engine, HookedDCFormer
-from model.config import SITES, DCFormerConfig
+from model.config import LARGEST, SITES, DCFormerConfig
 from model.mixing import BRANCHES, Mixing, base_matrix
+from model.plain_words import one_line
 from model.site_mixing import one_index
 from model.taps import LayerActivations, Tap
 from probes.interventions.change import Change
 from probes.interventions.controls import shuffled, shuffled_order, turned
 from probes.interventions.donors import aligned, check_lengths, donor
-from probes.interventions.edits import Where, added, constant_channels, factors, replaced, scaled, with_constant
+from probes.interventions.edits import (
+    Where,
+    added,
+    complete,
+    constant_channels,
+    factors,
+    replaced,
+    scaled,
+    with_constant,
+)
 from probes.mean_mixing import MeanMixing
 
 MODES = {
@@ -84,6 +94,9 @@ class Intervention(Change):
     def __post_init__(self) -> None:
         for name in ("layers", "sites", "branches", "sources", "targets", "positions", "prompt_positions", "what"):
             _is_list(name, getattr(self, name))
+        _is_whole("seed", [self.seed])
+        if self.prompt is not None and not isinstance(self.prompt, str | Tensor):
+            raise ValueError(f"prompt must be a text or token ids, got {type(self.prompt).__name__}.")
         for name in ("layers", "sources", "targets"):
             _is_whole(name, getattr(self, name) or ())
         for name in ("positions", "prompt_positions"):
@@ -187,6 +200,7 @@ class Intervention(Change):
         mixing, where = at.mixing[site], self._where(at, cfg)
         if self.mode == "identity" and self.sources is None and self.targets is None:
             return Mixing(n_heads=cfg.n_heads, groups=cfg.groups)
+        mixing = complete(mixing, cfg.dynamic_sides, at.q)
         branches = self._branches(cfg)
         if self.mode in ("shuffle", "random", "patch"):
             new = self._replacements(at, site, branches, where, taken)
@@ -213,9 +227,9 @@ class Intervention(Change):
         taken: LayerActivations | None,
     ) -> dict[str, tuple[Tensor, ...]]:
         """The new factors of each branch, at every entry and token."""
-        mixing = at.mixing[site]
+        mixing = complete(at.mixing[site], at_sides(branches), at.q)
         if taken is not None:
-            given = taken.mixing[site]
+            given = complete(taken.mixing[site], at_sides(branches), taken.q)
             return {
                 branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
                 for branch in branches
@@ -292,6 +306,11 @@ def uncomposed_twin() -> Intervention:
     return Intervention(mode="identity")
 
 
+def at_sides(branches: Sequence[str]) -> list[str]:
+    """The sides that some branches belong to."""
+    return list(dict.fromkeys(branch.split("_")[0] for branch in branches if branch != "base"))
+
+
 # -- what a model has ------------------------------------------------------------------------------
 
 
@@ -316,6 +335,10 @@ def _between_groups(cfg: DCFormerConfig) -> Tensor:
 def _rows(positions: Positions) -> list[list[int]]:
     """A list of positions for each prompt, or one for all."""
     listed: Any = [positions] if len(positions) and not isinstance(positions[0], Sequence) else positions
+    if wrong := [row for row in listed if not isinstance(row, Sequence) or isinstance(row, str)]:
+        raise ValueError(
+            f"Positions must be a list of whole numbers, or one for each prompt, got {one_line(wrong[0])}."
+        )
     return [list(row) for row in listed]
 
 
@@ -329,15 +352,17 @@ def _exist(positions: Tensor, length: int | None) -> None:
 
 def _is_list(name: str, given: Any) -> None:
     if isinstance(given, str | int):
-        raise ValueError(f"{name} must be a list: [{given!r}], not {given!r}.")
+        raise ValueError(f"{name} must be a list: {one_line(repr([given]))}, not {one_line(repr(given))}.")
+    if given is not None and not isinstance(given, Sequence):
+        raise ValueError(f"{name} must be a list, got {one_line(repr(given))}.")
     if given is not None and not len(given):
         raise ValueError(f"{name} is empty, so nothing would change. Leave it out to mean all.")
 
 
 def _is_whole(name: str, given: Sequence[Any]) -> None:
     for number in given:
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise ValueError(f"{name} must be whole numbers, got {number!r}.")
+        if isinstance(number, bool) or not isinstance(number, Integral) or not -LARGEST <= int(number) <= LARGEST:
+            raise ValueError(f"{name} must be whole numbers, got {one_line(repr(number))}.")
 
 
 def _is_finite(name: str, given: Any) -> None:
@@ -345,7 +370,7 @@ def _is_finite(name: str, given: Any) -> None:
     if given is None or (number and math.isfinite(given)):
         return
     if not isinstance(given, Tensor):
-        raise ValueError(f"{name} must be a finite number, got {given!r}.")
+        raise ValueError(f"{name} must be a finite number, got {one_line(repr(given))}.")
     if not given.isfinite().all():
         raise ValueError(f"{name} must be finite, and {int((~given.isfinite()).sum())} of its entries are not.")
 
@@ -353,7 +378,7 @@ def _is_finite(name: str, given: Any) -> None:
 def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:
     for name in names or ():
         if name not in known:
-            raise ValueError(f"Unknown {kind} {name!r}. Choose from {', '.join(known)}.")
+            raise ValueError(f"Unknown {kind} {one_line(repr(name))}. Choose from {', '.join(known)}.")
 
 
 def _present(names: Sequence[str] | None, present: Sequence[str], kind: str) -> None:

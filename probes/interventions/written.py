@@ -7,9 +7,11 @@ from dataclasses import fields
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.plain_words import one_line, parse_json
 from probes.interventions.change import Change, Combined
 from probes.interventions.intervention import Intervention
 from probes.mean_mixing import MeanMixing
@@ -31,8 +33,8 @@ def from_json(text: str) -> Change:
         ValueError: not such a list, or a field that interventions do not have.
     """
     try:
-        listed = json.loads(text)
-    except json.JSONDecodeError as error:
+        listed = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"This is no JSON: {error}. Give what to_json wrote.") from error
     if not isinstance(listed, list) or not listed or not all(isinstance(part, dict) for part in listed):
         raise ValueError("Interventions are written as a list of objects. Give what to_json wrote.")
@@ -66,23 +68,39 @@ def _plain(value: Any) -> Any:
 def _read(part: dict[str, Any]) -> Intervention:
     known = [f.name for f in fields(Intervention)]
     if unknown := set(part) - set(known):
-        raise ValueError(f"Interventions have no {', '.join(sorted(unknown))}. They have: {', '.join(known)}.")
+        raise ValueError(
+            f"Interventions have no {one_line(', '.join(sorted(unknown)))}. They have: {', '.join(known)}."
+        )
     given = dict(part)
     if isinstance(given.get("value"), list):
-        given["value"] = torch.tensor(given["value"], dtype=torch.float64)
+        given["value"] = _tensor("value", given["value"], torch.float64)
     if isinstance(given.get("prompt"), list):
-        given["prompt"] = torch.tensor(given["prompt"])
-    if "mean" in given:
+        given["prompt"] = _tensor("prompt", given["prompt"], torch.int64)
+    if given.get("mean") is not None:
         given["mean"] = _mean(given["mean"])
     return Intervention(**given)
+
+
+def _tensor(name: str, listed: list[Any], dtype: torch.dtype) -> Tensor:
+    try:
+        array = np.array(listed)
+        if array.dtype.kind not in ("iu" if dtype == torch.int64 else "iuf"):
+            raise ValueError(f"an entry is {array.dtype}")
+        return torch.from_numpy(array).to(dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"The {name} of this intervention must be a table of numbers ({one_line(error)}). Give what to_json wrote."
+        ) from error
 
 
 def _mean(written: Any) -> MeanMixing:
     try:
         matrices = {
-            (int(layer), str(site), str(branch)): torch.tensor(matrix, dtype=torch.float64)
+            (int(layer), str(site), str(branch)): _tensor("mean", matrix, torch.float64)
             for layer, site, branch, matrix in written["matrices"]
         }
         return MeanMixing(matrices, int(written["tokens"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"The mean of this intervention cannot be read ({error}). Give what to_json wrote.") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"The mean of this intervention cannot be read ({one_line(error)}). Give what to_json wrote."
+        ) from error

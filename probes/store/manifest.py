@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.plain_words import one_line, parse_json
 from model.whole_files import write_whole
+from probes.store.checked import check, entry_of, listed
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".harvest"
@@ -18,7 +20,10 @@ FORMAT, VERSION = "dcformer-workbench store", 1
 
 
 class StoreError(ValueError):
-    """A store that cannot be used: what is wrong with it, where, and what to do."""
+    """A store that cannot be used: what is wrong with it, where, and what to do; one line, whatever it quotes."""
+
+    def __init__(self, said: str):
+        super().__init__(one_line(said, 1800))
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,12 @@ class StoredShard:
         return f"{self.name}.parquet"
 
 
+ENTRIES: dict[str, type] = {
+    "features": StoredFeature, "labels": StoredLabel, "derived_labels": DerivedLabel, "shards": StoredShard,
+}  # fmt: skip
+"""The lists of a manifest, and what each entry is."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The fields of manifest.json; docs/store.md explains them.
@@ -121,13 +132,26 @@ class Manifest:
                 f"{FORMAT!r} version {VERSION}. Harvest again into another folder, or read it with the code that wrote "
                 "it."
             )
-        return cls(
-            model=fields["model"], corpus=fields["corpus"], request=fields["request"], libraries=fields["libraries"],
-            features=tuple(StoredFeature(**_tuples(entry)) for entry in fields["features"]),
-            labels=tuple(StoredLabel(**entry) for entry in fields["labels"]),
-            derived_labels=tuple(DerivedLabel(**_tuples(entry)) for entry in fields["derived_labels"]),
-            shards=tuple(StoredShard(**entry) for entry in fields["shards"]),
-        )  # fmt: skip
+        try:
+            return cls._of(fields)
+        except ValueError as error:
+            raise StoreError(
+                f"{folder / MANIFEST} is damaged: {error}. Put it back from a copy, or harvest again into another "
+                "folder."
+            ) from error
+
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> Manifest:
+        about = {name: fields.get(name) for name in ("model", "corpus", "request", "libraries")}
+        if wrong := [name for name, value in about.items() if not isinstance(value, dict)]:
+            raise ValueError(f"{wrong[0]} is no object")
+        entries: dict[str, tuple[Any, ...]] = {
+            name: tuple(entry_of(kind, entry, name) for entry in listed(fields.get(name), name))
+            for name, kind in ENTRIES.items()
+        }
+        manifest = cls(**about, **entries)  # type: ignore[arg-type]
+        check(manifest)
+        return manifest
 
 
 def _fields(folder: Path) -> dict[str, Any]:
@@ -140,10 +164,9 @@ def _fields(folder: Path) -> dict[str, Any]:
             )
         raise StoreError(f"{folder} is no store: it has no {MANIFEST}. Give the folder that harvest wrote.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Put it back from a copy, or harvest again.") from error
-
-
-def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    if not isinstance(fields, dict):
+        raise StoreError(f"{path} must hold an object, got {type(fields).__name__}. Put it back from a copy.")
+    return fields

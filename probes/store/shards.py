@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from model.whole_files import sha256, sync
+from model.plain_words import one_line, parse_json
+from model.whole_files import NotWritten, sha256, sync
+from probes.store.manifest import StoreError
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 """safetensors' names of the dtypes that a store may hold."""
@@ -38,13 +41,19 @@ def write_shard(
 
 def _write(path: Path, write: Callable[[Path], Any]) -> dict[str, Any]:
     aside = path.with_name(f"{path.name}.tmp")
-    write(aside)
-    sync(aside)
-    # safetensors makes its file private to the user; give it the rights of any other
-    os.chmod(aside, 0o666 & ~_umask())
-    described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
-    os.replace(aside, path)
-    sync(path.parent)
+    try:
+        write(aside)
+        sync(aside)
+        # safetensors makes its file private to the user; give it the rights of any other
+        os.chmod(aside, 0o666 & ~_umask())
+        described = {"bytes": aside.stat().st_size, "sha256": sha256(aside)}
+        os.replace(aside, path)
+        sync(path.parent)
+    except (OSError, SafetensorError, pa.ArrowException) as error:
+        raise NotWritten(path, error) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return described
 
 
@@ -61,14 +70,24 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
     The file is 8 bytes (little-endian length of the header), a JSON header, and the tensors' bytes; the header gives
     each tensor's dtype, shape and place. https://github.com/huggingface/safetensors#format
     """
-    # one map for the whole file: each holds a file open
-    raw = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    header = json.loads(raw[8:start].tobytes())
-    header.pop("__metadata__", None)
-    return {name: _view(raw[start:], entry) for name, entry in header.items()}
+    try:
+        # one map for the whole file: each holds a file open
+        raw = np.memmap(path, dtype=np.uint8, mode="r")
+        size = int.from_bytes(raw[:8].tobytes(), "little")
+        if not 2 <= size <= len(raw) - 8:
+            raise ValueError(f"its header has {size} bytes, the file {len(raw)}")
+        header = parse_json(raw[8 : 8 + size].tobytes())
+        header.pop("__metadata__", None)
+        return {name: _view(raw[8 + size :], entry) for name, entry in header.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # whatever a header says that no header of ours does
+        raise StoreError(
+            f"{path} is no safetensors file of a store ({one_line(error)}). Put it back from a copy, or harvest again."
+        ) from error
 
 
 def _view(content: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
     first, end = entry["data_offsets"]
+    if not 0 <= first <= end <= len(content):
+        raise ValueError(f"a tensor stands at bytes {first} to {end} of {len(content)}")
     return content[first:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from model import HookedDCFormer
+from model.plain_words import one_line
 from model.whole_files import sha256
 from probes.store.derived import derive
 from probes.store.manifest import DerivedLabel, Manifest, StoredFeature, StoredLabel, StoreError
@@ -158,7 +159,18 @@ class Store:
         return self.features[name]
 
     def _map(self, shard: int) -> dict[str, NDArray[Any]]:
-        return map_tensors(self.folder / self.manifest.shards[shard].tensors)
+        described = self.manifest.shards[shard]
+        tensors = map_tensors(self.folder / described.tensors)
+        for feature in self.manifest.features:
+            there = tensors.get(feature.name)
+            needed = (described.rows, *feature.shape), feature.dtype
+            if feature.stored_as == "tensor" and (there is None or (there.shape, str(there.dtype)) != needed):
+                found = "is not there" if there is None else f"is {there.dtype} {list(there.shape)}"
+                raise StoreError(
+                    f"{self.folder / described.tensors}: {feature.name} {found}, and the manifest says {needed[1]} "
+                    f"{list(needed[0])}. Put the file back from a copy, or harvest again."
+                )
+        return tensors
 
     def _read_tensor(self, name: str, rows: Rows, feature: StoredFeature | None = None) -> NDArray[Any]:
         found = list(pieces(rows, [shard.rows for shard in self.manifest.shards]))
@@ -173,15 +185,43 @@ class Store:
     def _stored_columns(self, columns: list[str], rows: Rows) -> pd.DataFrame:
         shards, tables, places = self.manifest.shards, [], []
         for piece in pieces(rows, [shard.rows for shard in shards]):
-            table = pq.read_table(self.folder / shards[piece.shard].table, columns=columns)
+            table = self._table(piece.shard, columns)
             local = piece.local
             tables.append(table[local] if isinstance(local, slice) else table.take(pa.array(local)))
             places.append(np.arange(count(rows, len(self)))[piece.place])
         if not tables:
-            return pq.read_table(self.folder / shards[0].table, columns=columns).slice(0, 0).to_pandas()
-        frame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+            tables, places = [self._table(0, columns).slice(0, 0)], [np.empty(0, np.int64)]
+        try:
+            frame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+        except (pa.ArrowException, ValueError) as error:
+            raise StoreError(
+                f"The tables of {self.folder} do not go together ({one_line(error)}). Compare the files with verify()."
+            ) from error
         order = np.argsort(np.concatenate(places), kind="stable")
         return frame if (np.diff(order) == 1).all() else frame.iloc[order].reset_index(drop=True)
+
+    def _table(self, shard: int, columns: list[str]) -> pa.Table:
+        """Columns of one shard's table.
+
+        Raises:
+            StoreError: the file is damaged, or lacks a column or rows.
+        """
+        described = self.manifest.shards[shard]
+        path = self.folder / described.table
+        try:
+            table = pq.read_table(path, columns=columns)
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({one_line(error)}). Put it back from a copy, or harvest again."
+            ) from error
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise StoreError(f"{path} has no column {missing[0]!r}. Put it back from a copy, or harvest again.")
+        if len(table) != described.rows:
+            raise StoreError(
+                f"{path} has {len(table)} rows where the manifest says {described.rows}. Put it back from a copy."
+            )
+        return table
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.folder / name

@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from model import HookedDCFormer, load_model
 from model.checkpoints.load import read_config
+from model.locks import locked
+from model.plain_words import one_line, parse_json
 from model.whole_files import write_whole
 from probes.corpora import open_corpus
+from probes.estimators import PROBES
 from probes.features import resolve
 from probes.harvest import harvest
-from probes.probing import probe_cells
+from probes.probing import REFERENCES, SCORES, probe_cells
+from probes.probing.table import COLUMNS as PROBING_COLUMNS
 from probes.store import Store
 from probes.store.store import COLUMNS
 from probes.study.cells import RESIDUAL, feature_cells, label_columns, place, residuals
+from probes.study.dynamic_share import COLUMNS as SHARE_COLUMNS
 from probes.study.dynamic_share import SIDES, dynamic_share, with_other_side
 from probes.study.spec import RANDOM, Study, file_name
 
-CONFIG = "config.json"
+CONFIG, LOCK = "config.json", "study.lock"
 FILES = {"probing": "results", "dynamic_share": "dynamic_share"}
 """Analysis -> its table, without the ending."""
+TEXTS = ("model", "feature", "where", "label", "probe", "score", "against", "site", "side", "class")
+"""Columns of texts; all others hold numbers."""
+KEYS = (*TEXTS, "seed", "layer")
+"""What names a row."""
+MAY_BE_MISSING = ("low", "high", "difference_low", "difference_high", "p", "p_holm", "p_bh", "largest_class",
+                  "smallest_class", "regularisation", "value", "reference", "difference", "share")  # fmt: skip
+KNOWN: dict[str, Collection[str]] = {"score": SCORES, "against": REFERENCES, "probe": PROBES}
+TABLE_COLUMNS = {
+    "probing": ("model", "seed", "feature", "layer", "where", *PROBING_COLUMNS),
+    "dynamic_share": ("model", *SHARE_COLUMNS),
+}
 RANDOM_SEED = 0
 """Of the weights of the random-init models."""
 PREDICTED = ("next_token_loss", "next_token_rank")
@@ -60,6 +77,13 @@ def run_study(
     # absolute: workers of a cluster may stand elsewhere
     folder = Path(out).expanduser().absolute()
     _check(study)
+    with locked(folder / LOCK, f"Another process is at this study in {folder}. Wait for it, or end it first."):
+        return _run(study, folder, progress, tell, watch)
+
+
+def _run(
+    study: Study, folder: Path, progress: bool, tell: Callable[[str], object], watch: Watch | None
+) -> dict[str, pd.DataFrame]:
     _claim(study, folder)
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in study.analyses}
     stores = {}
@@ -101,7 +125,11 @@ def read_results(folder: str | Path) -> tuple[Study, dict[str, pd.DataFrame], di
     if not config.get("finished"):
         raise ValueError(f"The study in {folder} is not finished. Run it again: it goes on from there.")
     study = Study.from_dict(config["study"], str(folder / CONFIG))
-    return study, {name: _table(folder / f"{FILES[name]}.parquet") for name in study.analyses}, config
+    return (
+        study,
+        {name: _table(folder / f"{FILES[name]}.parquet", TABLE_COLUMNS[name]) for name in study.analyses},
+        config,
+    )
 
 
 def is_finished(folder: Path) -> bool:
@@ -110,11 +138,30 @@ def is_finished(folder: Path) -> bool:
     return config is not None and bool(config.get("finished"))
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of a study, with its columns and rows of which words can be made."""
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Run the study again: it is written anew.") from error
+        table = pd.read_parquet(path)
+        if missing := [name for name in columns if list(table.columns).count(name) != 1]:
+            raise ValueError(f"no column {missing[0]}")
+        for name in columns:
+            known, text = KNOWN.get(name), name in TEXTS
+            right = (
+                all(isinstance(one, str) for one in table[name]) if text else pd.api.types.is_numeric_dtype(table[name])
+            )
+            if not right or (table[name].isna().any() and name not in MAY_BE_MISSING):
+                raise ValueError(f"the column {name} does not hold {'texts' if text else 'numbers'} throughout")
+            if known is not None and not set(table[name]) <= set(known):
+                raise ValueError(
+                    f"the column {name} names {(set(table[name]) - set(known)).pop()!r}, which is not known"
+                )
+        if table.empty or table.duplicated([name for name in columns if name in KEYS]).any():
+            raise ValueError("no rows" if table.empty else "a row stands there twice")
+    except (OSError, ValueError, TypeError, pa.ArrowException, MemoryError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({one_line(error)}). Run the study again: it is written anew."
+        ) from error
+    return table
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
@@ -168,7 +215,7 @@ def _claim(study: Study, folder: Path) -> None:
             raise ValueError(f"{folder} holds another study (other {', '.join(differ)}). Choose another folder.")
         if not differ:
             return
-    elif folder.is_dir() and any(path.name != f"{CONFIG}.tmp" for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name not in (f"{CONFIG}.tmp", LOCK) for path in folder.iterdir()):
         raise ValueError(f"{folder} holds something else than a study. Choose another folder.")
     _write_json(folder / CONFIG, {"study": told, "finished": False})
 
@@ -176,7 +223,7 @@ def _claim(study: Study, folder: Path) -> None:
 def _config(folder: Path) -> dict[str, Any] | None:
     """config.json of a study, or None where there is none."""
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = parse_json((folder / CONFIG).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("study"), dict) else None

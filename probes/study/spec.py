@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from model.plain_words import one_line
 from model.training.fields import refuse_unknown, typed
 from probes.estimators import known_probes
 from probes.harvest import Keep
@@ -123,8 +124,8 @@ class Study:
         path = Path(path).expanduser()
         try:
             fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} cannot be read as YAML: {one_line(error)}.") from error
         if not isinstance(fields, dict):
             raise ValueError(f"{path} must hold the fields of a study, got {type(fields).__name__}.")
         return cls.from_dict(fields, str(path))
@@ -149,11 +150,13 @@ def _listed(name: str, given: Any, kind: type | None = None) -> tuple[Any, ...] 
         return None
     entries = [given] if isinstance(given, str | int) else given
     if not isinstance(entries, list | tuple):
-        raise ValueError(f"{name} must be a list, got {given!r}.")
+        raise ValueError(f"{name} must be a list, got {one_line(repr(given))}.")
     for entry in entries:
         if kind is not None and (not isinstance(entry, kind) or isinstance(entry, bool)):
             hint = " YAML reads yes, no, on and off as true and false: put them in quotes." if kind is str else ""
             raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {entry!r}.{hint}")
+    if wrong := [entry for entry in entries if not isinstance(entry, str | int | float)]:
+        raise ValueError(f"{name} must be a list of single values, and holds {one_line(repr(wrong[0]))}.")
     return tuple(dict.fromkeys(entries))
 
 

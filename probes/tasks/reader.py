@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from model.plain_words import one_line, parse_json
 from probes.tasks.rows import BRACKETED, TaskRow
 from probes.tasks.rules import RULES
 
@@ -39,14 +40,16 @@ def write_tasks(rows: Iterable[TaskRow], path: str | Path) -> None:
 
 def _row(line: str, where: str) -> TaskRow:
     try:
-        given = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: this is not JSON ({error.msg}). One JSON object a line is needed.") from error
+        given = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: this is not JSON ({error}). One JSON object a line is needed.") from error
     if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("task_id", "texts")):
         raise ValueError(f'{where}: the row needs the texts "task_id" and "texts".')
     named = re.fullmatch(r"task(\d{1,9})", given["task_id"])
     if named is None or int(named[1]) not in RULES:
-        raise ValueError(f"{where}: the task id is {given['task_id']!r}; task0 to task{max(RULES)} are known.")
+        raise ValueError(
+            f"{where}: the task id is {one_line(repr(given['task_id']))}; task0 to task{max(RULES)} are known."
+        )
     if _EMPTY_BRACKETS.search(given["texts"]):
         raise ValueError(f"{where}: a pair of brackets holds no answer. Put the answer's words between them.")
     if not BRACKETED.search(given["texts"]):

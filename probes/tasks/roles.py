@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from model.plain_words import one_line
 from probes.tasks.rows import BRACKETED, TaskRow, candidates, facts, items, plain
 from probes.tasks.rules import Rule
 
@@ -24,8 +25,14 @@ def roles(row: TaskRow) -> list[Span]:
     spans: list[Span] = [(0, 1, FRAME)]
     offset = 1
     for line in row.lines:
-        found = sorted(_line(row.rule, line))
-        spans += [(start + offset, end + offset, role) for start, end, role in _filled(found, len(plain(line)))]
+        try:
+            found = list(_filled(sorted(_line(row.rule, line)), len(plain(line))))
+        except ValueError as error:
+            raise ValueError(
+                f"This line is not of the form that task{row.task_id} has ({one_line(line, 120)!r}), so its words have "
+                "no roles. Give a row of the published form."
+            ) from error
+        spans += [(start + offset, end + offset, role) for start, end, role in found]
         offset += len(plain(line)) + 1
         spans.append((offset - 1, offset, FRAME))
     return spans
@@ -98,13 +105,15 @@ def _answer(rule: Rule, bracketed: str) -> tuple[int, int] | None:
 
 
 def _filled(spans: list[Span], length: int) -> Iterator[Span]:
-    """The spans, and frame between them."""
+    """The spans, and frame between them; a ValueError where two overlap or one ends outside."""
     start = 0
     for first, last, role in spans:
+        if not start <= first <= last <= length:
+            raise ValueError(f"{role} at {first} to {last}")
         if start < first:
             yield start, first, FRAME
         if first < last:
             yield first, last, role
-        start = max(start, last)
+        start = last
     if start < length:
         yield start, length, FRAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ Window = tuple[tuple[int, int], tuple[int, int]]
 _CONTROL_PICTURES = {"\n": "↵", "\t": "⇥", "\r": "␍", "\N{NO-BREAK SPACE}": "⍽"}
 
 
+@lru_cache(maxsize=1 << 16)  # every run of a page asks for every token of a long prompt several times
 def visible_token(text: str) -> str:
     """The token as one line of visible characters: newline ↵, tab ⇥, outer spaces ·, nothing at all ∅."""
     outer = re.fullmatch(r"( *)(.*?)( *)", text, flags=re.DOTALL)

@@ -1,0 +1,66 @@
+"""A finished directory takes the place of another: at any moment one of the two stands there whole."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from model.locks import Busy, locked
+from model.whole_files import sync
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def take_place(new: Path, target: Path) -> None:
+    """Give a finished directory the target's name; what stood there is deleted afterwards, or put back on failure.
+
+    Several processes may do this at once: the last one's directory stays.
+    """
+    with locked(target.parent, wait=True):
+        if not target.exists():
+            new.rename(target)
+        elif _exchanged(new, target):
+            pass  # what stood there has the other name now, and goes with it
+        else:
+            _in_two_steps(new, target)
+        sync(target.parent)
+
+
+def clear_dead(target: Path) -> None:
+    """Put right what killed processes left: half-written directories go, a model between its two names comes back."""
+    for left in target.parent.glob(f".{target.name}.*.new"):
+        try:
+            with locked(left):  # its writer would hold it
+                shutil.rmtree(left, ignore_errors=True)
+        except (Busy, OSError):
+            continue
+    with locked(target.parent, wait=True):
+        for old in target.parent.glob(f".{target.name}.*.old"):
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(target)
+
+
+def _exchanged(new: Path, target: Path) -> bool:
+    """Both names exchanged in one step, where the system can: https://man7.org/linux/man-pages/man2/rename.2.html."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0
+
+
+def _in_two_steps(new: Path, target: Path) -> None:
+    old = new.with_suffix(".old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)

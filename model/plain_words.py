@@ -1,0 +1,43 @@
+"""Foreign words inside our sentences, and JSON from files that may hold anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def one_line(text: object, longest: int = 300) -> str:
+    """A name, or the error of a library, as part of a sentence: printable, on one line, its middle left out if long."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
+    if len(plain) <= longest:
+        return plain
+    half = (longest - 5) // 2
+    return f"{plain[:half]} ... {plain[-half:]}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is none, names a key of an object twice, nests too deeply or holds too long a number; the reason
+            in a few words.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found

@@ -1,0 +1,1 @@
+"""Disks that are full, folders that cannot be written, writes that fail one by one."""
