@@ -110,8 +110,10 @@ class TextTools:
         tokenizer = self._need_tokenizer()
         try:
             ids = list(tokenizer.encode(text, add_special_tokens=False))
-        except Exception as error:
-            # the tokenizers library raises bare Exception where a vocabulary lacks its own unknown token
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # the tokenizers library raises bare Exception where a vocabulary lacks its own unknown token, or panics
             raise ValueError(
                 f"The tokenizer cannot encode this text ({one_line(error)}). Put the model's own tokenizer there, or "
                 "give token ids."

@@ -6,6 +6,9 @@ import ctypes
 import os
 import shutil
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from model.locks import Busy, locked
@@ -29,15 +32,29 @@ def take_place(new: Path, target: Path) -> None:
         sync(target.parent)
 
 
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory beside the target, which is this process's as long as this is open; then it is deleted."""
+    new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
+    try:
+        with ExitStack() as held:
+            with locked(target.parent, wait=True):  # clear_dead must not see it without its lock
+                new.mkdir()
+                held.enter_context(locked(new))
+            yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def clear_dead(target: Path) -> None:
     """Put right what killed processes left: half-written directories go, a model between its two names comes back."""
-    for left in target.parent.glob(f".{target.name}.*.new"):
-        try:
-            with locked(left):  # its writer would hold it
-                shutil.rmtree(left, ignore_errors=True)
-        except (Busy, OSError):
-            continue
     with locked(target.parent, wait=True):
+        for left in target.parent.glob(f".{target.name}.*.new"):
+            try:
+                with locked(left):  # its writer would hold it
+                    shutil.rmtree(left, ignore_errors=True)
+            except (Busy, OSError):
+                continue
         for old in target.parent.glob(f".{target.name}.*.old"):
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)

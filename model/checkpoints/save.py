@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,9 +17,8 @@ from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import CONFIG_NAME
 from model.checkpoints.load import is_model_directory
 from model.checkpoints.registry import writable_layout
-from model.checkpoints.replacing import clear_dead, take_place
+from model.checkpoints.replacing import clear_dead, new_directory, take_place
 from model.checkpoints.tokenizer_files import TOKENIZER_FILES
-from model.locks import locked
 from model.plain_words import one_line
 from model.transformer import HookedDCFormer
 from model.whole_files import sync
@@ -58,20 +56,13 @@ def save_model(model: HookedDCFormer, directory: str | Path, layout: str = "own"
     config, tensors = write(model)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
-        new.mkdir()
-    except OSError as error:
-        raise _not_written(target, error) from error
-    try:
-        with locked(new):
+        with new_directory(target) as new:
             _write(new, config, tensors, model.tokenizer)
             _keep_documents(target, new)
             _sync(new)
             take_place(new, target)
     except (OSError, SafetensorError) as error:
         raise _not_written(target, error) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return target
 
 

@@ -30,8 +30,11 @@ def load_tokenizer(directory: Path, d_vocab: int) -> Any | None:
     try:
         tokenizer = _read(directory)
         _try_out(tokenizer)
-    except Exception as error:
-        # each tokenizer library fails in its own way on a damaged file; all of them mean the same here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # each tokenizer library fails in its own way on a damaged file (one written in Rust panics, which is no
+        # Exception); all of them mean the same here
         reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise ModelLoadError(
             f"The tokenizer in {directory} ({', '.join(files)}) cannot be read: {reason}. "

@@ -161,9 +161,8 @@ def claim_folder(out: Path, config: TrainConfig) -> None:
     wanted, path = json.loads(json.dumps(config.decides())), out / CONFIG
     if path.exists():
         _refuse_other(_held(path), wanted, out)
-    elif out.is_dir() and any(not entry.name.endswith((".tmp", ".lock")) for entry in out.iterdir()):
-        raise ValueError(f"{out} holds files but no training run. Give a new or empty folder.")
     else:
+        _refuse_foreign(out)
         write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
     for left in (*out.glob(".*.new"), *(out / KEPT).glob(".*.new")):
         shutil.rmtree(left)
@@ -173,9 +172,16 @@ def only_one(out: Path) -> AbstractContextManager[None]:
     """While this is open, no other process trains into the folder.
 
     Raises:
-        ValueError: one does.
+        ValueError: one does, or the folder holds files but no run: nothing is then put there.
     """
+    _refuse_foreign(out)
     return locked(out / LOCK, f"Another process is training into {out}. Wait for it, end it, or give another folder.")
+
+
+def _refuse_foreign(out: Path) -> None:
+    known = (out / CONFIG).exists() or not out.is_dir()
+    if not known and any(not entry.name.endswith((".tmp", ".lock")) for entry in out.iterdir()):
+        raise ValueError(f"{out} holds files but no training run. Give a new or empty folder.")
 
 
 def _held(path: Path) -> dict[str, Any]:

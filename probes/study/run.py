@@ -77,6 +77,7 @@ def run_study(
     # absolute: workers of a cluster may stand elsewhere
     folder = Path(out).expanduser().absolute()
     _check(study)
+    _refuse_foreign(folder)
     with locked(folder / LOCK, f"Another process is at this study in {folder}. Wait for it, or end it first."):
         return _run(study, folder, progress, tell, watch)
 
@@ -215,9 +216,13 @@ def _claim(study: Study, folder: Path) -> None:
             raise ValueError(f"{folder} holds another study (other {', '.join(differ)}). Choose another folder.")
         if not differ:
             return
-    elif folder.is_dir() and any(path.name not in (f"{CONFIG}.tmp", LOCK) for path in folder.iterdir()):
-        raise ValueError(f"{folder} holds something else than a study. Choose another folder.")
     _write_json(folder / CONFIG, {"study": told, "finished": False})
+
+
+def _refuse_foreign(folder: Path) -> None:
+    held = folder.is_dir() and any(path.name not in (f"{CONFIG}.tmp", LOCK) for path in folder.iterdir())
+    if held and _config(folder) is None:
+        raise ValueError(f"{folder} holds something else than a study. Choose another folder.")
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
