@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from benchmarks.load import everyone
+from benchmarks.load import How, everyone
 from tests.served import serve_workbench
 
 
 @pytest.mark.browser
 def test_five_sessions_at_once_get_their_own_answers(tmp_path):
     with serve_workbench(tmp_path / "log") as served:
-        found = asyncio.run(everyone(served.address, served.process.pid, 5, 0.2, 2, 0.5))
+        found = asyncio.run(everyone(served.address, served.process.pid, 5, 0.2, How(2, 0.5, 300, None)))
         log = served.output()
     assert found.wrong == []
     assert not found.errors
