@@ -93,7 +93,7 @@ def test_files_of_a_strange_prompt_hold_it_as_text(model, name):
         assert_no_markup(written)
     if csv_refusal(view) is None:
         assert len(view_csv(view).splitlines()) > len(run) ** 2
-    code = scripts.explore_script("demo/dcformer", prompt, at, "pattern")
+    code = scripts.explore_script("demo/dcformer", "", prompt, at, "pattern")
     texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert prompt in texts  # and it is no code there
 
