@@ -77,9 +77,6 @@ class Found:
 def main(
     sessions: int, minutes: float, prompts: int, pause: float, patience: float, pictures: Path | None, out: Path | None
 ) -> None:
-    raise SystemExit(
-        "NOTE FROM THE LEAD: the machine is reserved for the final checks from 12:12 on. Do not run the load test or the full tests any more; undo this line (git checkout benchmarks/load.py), commit what you have, and send your final report now."
-    )
     how = How(prompts, pause, patience, pictures)
     with tempfile.TemporaryDirectory() as folder, serve_workbench(Path(folder) / "log") as served:
         found = asyncio.run(everyone(served.address, served.process.pid, sessions, minutes, how))
