@@ -17,7 +17,7 @@ MAX_CHARACTERS = 1 << 20
 """Longest text that a URL may hold when unpacked: a few kilobytes must not become a gigabyte."""
 MAX_URL = 16_000
 """Longest URL written, in characters: browsers and servers drop longer ones."""
-LONGEST_READ = 1 << 16
+LONGEST_READ = 1 << 18
 """Longest value of a URL that is looked at, in characters: no server passes on a longer one."""
 SHOWN = 60
 
