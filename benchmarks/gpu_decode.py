@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_layers import Factors, Stack, Weights, fused_attention, mixings
-from benchmarks.gpu_step import matvec, stacked, write_factors, write_heads
+from benchmarks.gpu_step import matvec, stacked
 from model.backends import composed_attention
+from model.backends.triton_step import write_factors, write_heads
 from model.functional import QK_NORM_EPS, rotary_tables
 from model.mixing import DOWN_NORM_EPS
 
@@ -67,8 +68,10 @@ class Decoder:
             for layer in range(len(stack.layers)):
                 resid = self._layer(layer, stack.weights(layer, self.composed), resid, masks[self._slots(layer)])
             return stack.logits(resid[:, -1])
+        cos, sin = (table.index_select(1, self.position) for table in (self.cos, self.sin))
         for layer, inward in enumerate(self.inward):
-            resid = self._fused_layer(layer, stack.layers[layer], inward, resid, masks[self._slots(layer)])
+            weights, mask = stack.layers[layer], masks[self._slots(layer)]
+            resid = self._fused_layer(layer, weights, inward, resid, mask, (cos, sin))
         return matvec(resid, stack.unembedding, norm=self._norm(stack.final_norm))[:, 0]
 
     def _layer(self, layer: int, w: Weights, resid: Tensor, mask: Tensor) -> Tensor:
@@ -80,17 +83,20 @@ class Decoder:
             kept.index_copy_(1, self.position % slots, value)
         return stack.after(stack.shape, w, resid, self._attend(layer, q, factors, mask))
 
-    def _fused_layer(self, layer: int, w: Weights, inward: Tensor, resid: Tensor, mask: Tensor) -> Tensor:
-        shape, cache, slots = self.stack.shape, self.caches[layer], self._slots(layer)
-        projected = matvec(resid, inward, norm=self._norm(w["norm_1"]))[0, 0]
+    def _fused_layer(
+        self, layer: int, w: Weights, inward: Tensor, resid: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        shape, cache = self.stack.shape, self.caches[layer]
+        projected = matvec(resid, inward, norm=self._norm(w["norm_1"]))[0]
         norms = w["q_norm"], w["k_norm"]
-        q = write_heads(projected, self.position, (self.cos, self.sin), norms, cache[0], cache[1], QK_NORM_EPS)
+        q = write_heads(projected, self.position, rotary, norms, cache[0], cache[1], QK_NORM_EPS)
         factors: Factors = []
         if self.composed:
             after, gates = 3 * shape.d_model, 4 * shape.heads
-            hidden = projected[after:-gates]
-            weight = w["mix_factors"]
-            factors = write_factors(hidden, projected[-gates:], weight, self.position, slots, cache[2:], DOWN_NORM_EPS)
+            keys = [(cache[at], cache[at + 1], cache[at + 2]) for at in (2, 5)]
+            hidden, last = projected[:, after:-gates], projected[:, -gates:]
+            query = write_factors(hidden, last, w["mix_factors"], self.position, keys, DOWN_NORM_EPS)
+            factors = [query[0], keys[0], query[1], keys[1]]
         z = self._attend(layer, q, factors, mask).flatten(2)
         middle = matvec(z, w["wo"], residual=resid)
         x = resid if shape.parallel else middle

@@ -1,4 +1,4 @@
-"""The parts of one decoding step of one sequence around its attention, a launch each. Imports torch, triton alone."""
+"""The matrix-vector products of one decoding step of one sequence, a launch each. Imports torch, triton alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-from benchmarks.gpu_step_kernels import head_kernel, matvec_kernel, mixing_kernel
+from benchmarks.gpu_step_kernels import matvec_kernel
+from model.backends.triton_decode import early_start
 
 ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
 
@@ -24,47 +25,15 @@ def matvec(
     out = x.new_empty(1, 1, count)
     rows, block, stages, warps = tile or ((4, 1024, 3, 4) if width > 4096 else (8, 512, 4, 4))
     weight, eps, centred = norm or (x, 0.0, False)
+    early = early_start(x.device)
     matvec_kernel[(-(-count // rows),)](
         x, weight, w, w if gate is None else gate, x if residual is None else residual, out, count, eps,
         D=width, ROWS=rows, BLOCK=min(block, triton.next_power_of_2(width)),
         NORM=0 if norm is None else 2 if centred else 1, GATED=gate is not None, ACT=ACTIVATIONS[act],
         HAS_RESIDUAL=residual is not None, STAGES=stages, num_warps=warps,
+        **early,
     )  # fmt: skip
     return out
-
-
-def write_heads(
-    projected: Tensor, position: Tensor, rotary: tuple[Tensor, Tensor], norms: tuple[Tensor, Tensor],
-    k_cache: Tensor, v_cache: Tensor, eps: float,
-) -> Tensor:  # fmt: skip
-    """Put the new key and value in their caches [1, slots, H, K]; returns the query [1, 1, H, K]."""
-    _, slots, heads, d_head = k_cache.shape
-    q = projected.new_empty(1, 1, heads, d_head)
-    head_kernel[(heads, 3)](
-        projected, position, *rotary, *norms, q, k_cache, v_cache, slots, eps,
-        HEADS=heads, K=d_head, KP=triton.next_power_of_2(d_head), HALF=rotary[0].shape[-1], num_warps=1,
-    )  # fmt: skip
-    return q
-
-
-def write_factors(
-    hidden: Tensor, gates: Tensor, factor_weight: Tensor, position: Tensor, slots: int,
-    key_caches: list[Tensor], eps: float,
-) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
-    """Put the key sides' factors in their caches, (down, up, gate) of both sites; returns all four sides' factors."""
-    _, _, width, double, heads = factor_weight.shape
-    rank = double // 2
-    query = [
-        (hidden.new_empty(1, 1, rank, heads), hidden.new_empty(1, 1, rank, heads), hidden.new_empty(1, 1, heads))
-        for _ in range(2)
-    ]
-    keys = [(key_caches[at], key_caches[at + 1], key_caches[at + 2]) for at in (0, 3)]
-    outs = [query[0], keys[0], query[1], keys[1]]
-    mixing_kernel[(4, 2 * rank)](
-        hidden, gates, factor_weight, position, slots, tuple(outs),
-        HEADS=heads, WIDTH=width, RANK=rank, EPS=eps, num_warps=4,
-    )  # fmt: skip
-    return outs
 
 
 def stacked(weights: list[Tensor]) -> Tensor:

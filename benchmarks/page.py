@@ -1,7 +1,9 @@
-"""How long an interaction with the Explore page takes and what it sends: python -m benchmarks.page
+"""Time, bytes and memory of the Explore page against its targets: python -m benchmarks.page
 
-Real Chromium on the running app, the bundled composed model, one long prompt. A time runs from the click to the
-moment the browser has drawn the answer; bytes are those of the WebSocket frames received in between.
+Real Chromium on the running app: the bundled composed model (at most its 1024 tokens), and a model of the 405M shape
+with random weights. A time runs from the click to the moment the answer is drawn and the page's script has ended;
+"the model's own" is what the forward or the head's maps alone take the library in this process, and the rest is held
+to the target. Bytes are those of the WebSocket frames received in between.
 """
 
 from __future__ import annotations
@@ -10,136 +12,207 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
-from playwright.sync_api import Page, Position, WebSocket, expect
+import torch
+from playwright.sync_api import Browser, Page
 
-from model import load_model
+from benchmarks import page_actions as do
+from benchmarks.page_actions import Taken, Traffic
+from benchmarks.page_memory import MemoryReading, endurance, sessions
+from benchmarks.timing import machine, markdown_table
+from model import Capture, DCFormerConfig, HookedDCFormer, capture, load_model, save_model
+from model.capture import MAPS
 from tests.browser_tools import ROOT, open_browser, serve_streamlit
 
-PATIENCE_MS = 120_000
+BUNDLED, RANDOM = "demo/dcformer", "dcformer-405m"
+SECONDS = {"to first maps": 3.0, "interaction": 0.3}
+KILOBYTES = 500
+TEXT = "< Mary has an apple. John has a violin. Paul has a bus. >. Who has violin? John. "
 
 
-class Traffic:
-    """Counts the bytes of WebSocket frames that a page receives."""
+@dataclass(frozen=True)
+class Row:
+    """One kind of interaction with one model; target: seconds beyond the model's own."""
 
-    def __init__(self, page: Page):
-        self.bytes = 0
-        page.on("websocket", self._listen)
-
-    def _listen(self, socket: WebSocket) -> None:
-        socket.on("framereceived", self._count)
-
-    def _count(self, payload: str | bytes) -> None:
-        self.bytes += len(payload if isinstance(payload, bytes) else payload.encode())
+    model: str
+    name: str
+    tokens: int
+    target: float
+    taken: list[Taken]
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--tokens", default=1024, help="Length of the prompt.")
-@click.option("--repeats", default=5, help="How often each interaction is done.")
+@click.option("--models", default=(BUNDLED, RANDOM), multiple=True, type=click.Choice([BUNDLED, RANDOM]))
+@click.option("--tokens", default=2048, help="Length of the prompt, where the model's context is as long.")
+@click.option("--repeats", default=7, help="How often each interaction is done.")
+@click.option("--sessions", "people", default=4, help="Sessions at once, each on a prompt of its own; 0 = none.")
+@click.option("--interactions", default=1000, help="Of the bundled model, to see whether memory stays flat; 0 = none.")
+@click.option("--quick", is_flag=True, help="256 tokens, 2 layers, 3 repeats, 40 interactions: does everything work?")
 @click.option("--out", type=click.Path(dir_okay=False), help="Write the numbers as JSON.")
-def main(tokens: int, repeats: int, out: str | None) -> None:
-    prompt, tokens = long_prompt(tokens)
-    expect.set_options(timeout=PATIENCE_MS)
+def main(
+    models: tuple[str, ...], tokens: int, repeats: int, people: int, interactions: int, quick: bool, out: str | None
+) -> None:
+    if quick:
+        tokens, repeats, people, interactions = 256, 3, min(people, 2), min(interactions, 40)
+    rows: list[Row] = []
+    memory: list[MemoryReading] = []
+    with tempfile.TemporaryDirectory() as folder:
+        names = {
+            RANDOM: save_random(Path(folder) / RANDOM, 2 if quick else None) if RANDOM in models else "",
+            BUNDLED: BUNDLED,
+        }
+        for model in models:
+            with running(Path(folder)) as (address, browser):
+                asked = Asked(names[model], load_model(names[model]), tokens)
+                found, held = measure(browser, address, model, asked, repeats)
+                rows += found
+                memory.append(held)
+                memory += sessions(browser, address, model, asked.name, asked.prompts(people)) if people else []
+            if interactions and model == BUNDLED:
+                with running(Path(folder)) as (address, browser):
+                    memory += endurance(browser, address, model, asked.prompts(1)[0], interactions, asked.shape)
+    click.echo(table(rows, memory))
+    if out:
+        record = {"machine": machine(torch.device("cpu")), "rows": [asdict(row) for row in rows]}
+        Path(out).write_text(json.dumps(record | {"memory": [asdict(one) for one in memory]}, indent=1) + "\n")
+
+
+def save_random(directory: Path, layers: int | None) -> str:
+    """A model of the 405M shape with the bundled pair's tokenizer; its name for the app."""
+    cfg = DCFormerConfig.preset(RANDOM, **({} if layers is None else {"n_layers": layers}))
+    return str(save_model(HookedDCFormer(cfg, load_model(BUNDLED).tokenizer, seed=0), directory))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[str, Browser]]:
+    """The app with the models of a folder, and a browser."""
+    environment = {"WORKBENCH_MODELS": str(folder)}
     with (
-        tempfile.TemporaryDirectory() as folder,
-        serve_streamlit(ROOT / "app.py", log=Path(folder) / "log") as address,
+        serve_streamlit(ROOT / "app.py", log=folder / "log", environment=environment) as address,
         open_browser() as browser,
     ):
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(PATIENCE_MS)
-        rows = measure(page, Traffic(page), address, prompt, tokens, repeats)
-    click.echo(f"\n{tokens} tokens, median (largest) of {repeats}\n")
-    click.echo("| interaction | seconds | kB received |\n|---|---|---|")
-    for name, found in rows.items():
-        seconds, sent = [s for s, _ in found], [b / 1000 for _, b in found]
-        click.echo(
-            f"| {name} | {statistics.median(seconds):.2f} ({max(seconds):.2f}) | "
-            f"{statistics.median(sent):.0f} ({max(sent):.0f}) |"
-        )
-    if out:
-        Path(out).write_text(json.dumps({"tokens": tokens, "rows": rows}, indent=1))
+        yield address, browser
 
 
-def long_prompt(tokens: int) -> tuple[str, int]:
-    """A text of about this many tokens, and how many it has."""
-    model = load_model("demo/dcformer")
-    ids = model.to_tokens("< Mary has an apple. John has a violin. Paul has a bus. >. Who has violin? John. " * 80)
-    prompt = str(model.to_string(ids[0, :tokens]))
-    return prompt, len(model.to_str_tokens(prompt))
+class Asked:
+    """A model and long prompts for it. name: what the app calls it."""
+
+    def __init__(self, name: str, model: HookedDCFormer, tokens: int):
+        self.name, self.model = name, model
+        self.tokens = min(tokens, int(model.cfg.n_ctx))
+        self.shape = (model.cfg.n_layers, model.cfg.n_heads)
+
+    def prompts(self, number: int) -> list[tuple[str, int]]:
+        """Texts that differ from the first token on, and how many tokens each has."""
+        ids = self.model.to_tokens(TEXT * (self.tokens // 16))[0]
+        texts = [str(self.model.to_string(ids[start : start + self.tokens])) for start in range(number)]
+        return [(text, len(self.model.to_str_tokens(text))) for text in texts]
 
 
-def measure(
-    page: Page, traffic: Traffic, address: str, prompt: str, tokens: int, repeats: int
-) -> dict[str, list[tuple[float, int]]]:
-    page.goto(address)
-    page.get_by_test_id("token-strip").wait_for()
-    idle(page)
-
-    def timed(act: Callable[[], None], shown: Callable[[], None]) -> tuple[float, int]:
-        before, started = traffic.bytes, time.perf_counter()
-        act()
-        shown()
-        idle(page)
-        return time.perf_counter() - started, traffic.bytes - before
-
-    def type_prompt() -> None:
-        box = page.get_by_label("Prompt", exact=True)
-        box.fill(prompt)
-        box.press("Control+Enter")
-
-    chips = page.get_by_test_id("token-strip").locator("button")
-    rows = {"new prompt (the model runs)": [timed(type_prompt, lambda: expect(chips).to_have_count(tokens))]}
-    for name, step in {"another cell": cell, "another head": head, "scores / pattern": kind}.items():
-        rows[name] = [timed(*step(page, number)) for number in range(repeats)]
-    return rows
+# -- one model ---------------------------------------------------------------------------------------
 
 
-def cell(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    canvas = page.get_by_test_id("map-viewer").nth(1).get_by_test_id("map-canvas").nth(1)
-    box = canvas.bounding_box() or {"width": 1.0, "height": 1.0}
-    place: Position = {"x": box["width"] * (0.1 + 0.05 * number), "y": box["height"] * 0.7}
-    old = heading(page, "at query")
-    return lambda: canvas.click(position=place), lambda: changed(page, "at query", old)
+def measure(browser: Browser, address: str, model: str, asked: Asked, repeats: int) -> tuple[list[Row], MemoryReading]:
+    """Every kind of interaction, and what the server holds afterwards."""
+    (prompt, tokens), first, at = asked.prompts(1)[0], SECONDS["to first maps"], do.link(address, asked.name)
+    with do.session(browser) as page:  # loads the model, and keeps the short prompt's capture
+        do.timed(page, Traffic(page), do.opening(page, at))
+    rows = []
+    with do.session(browser) as page:
+        traffic = Traffic(page)
+        rows.append(Row(model, "page opened, short prompt", 0, first, [do.timed(page, traffic, do.opening(page, at))]))
+        with torch.no_grad():
+            run, own = clocked(lambda: capture(asked.model, prompt))
+        typed = do.timed(page, traffic, do.typing(page, prompt, tokens))
+        rows.append(Row(model, "long prompt typed: the model runs", tokens, first, [with_own(typed, own)]))
+        found = interactions(page, traffic, asked, run, repeats)
+        rows += [Row(model, name, tokens, SECONDS["interaction"], taken) for name, taken in found.items()]
+        opened_by = page.url
+        held = MemoryReading(model, "one session", do.server_memory())
+    if "prompt=" in opened_by:  # else it was too long for a link
+        with do.session(browser) as page:
+            opened = do.timed(page, Traffic(page), do.opening(page, opened_by))
+            rows.append(Row(model, "page opened by its link, capture kept", tokens, first, [opened]))
+    return rows, held
 
 
-def head(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    canvas = page.get_by_test_id("map-viewer").first.get_by_test_id("map-canvas").first
-    box = canvas.bounding_box() or {"width": 1.0, "height": 1.0}
-    place: Position = {"x": box["width"] * (number % 8 + 0.5) / 8, "y": box["height"] * (0.125 + 0.25 * (number % 4))}
-    old = heading(page, "before and after")
-    return lambda: canvas.click(position=place), lambda: changed(page, "before and after", old)
+def interactions(page: Page, traffic: Traffic, asked: Asked, run: Capture, repeats: int) -> dict[str, list[Taken]]:
+    layers, heads = asked.shape
+    steps: dict[str, Callable[[int], do.Step]] = {
+        "another cell": lambda number: do.cell(page, number),
+        "another head": lambda number: do.head(page, number, layers, heads),
+        "another layer": lambda number: do.layer(page, number, layers, heads),
+        "scores / pattern": lambda number: do.kind(page, number),
+    }
+    found: dict[str, list[Taken]] = {name: [] for name in steps}
+    for name, step in steps.items():
+        for number in range(repeats):
+            taken = do.timed(page, traffic, step(number))
+            own = own_time(run, *do.chosen(page)) if name in ("another head", "another layer") else 0.0
+            found[name].append(with_own(taken, own))
+        click.echo(f"{name}: {found[name]}", err=True)
+    return found
 
 
-def kind(page: Page, number: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    wanted = "scores" if number % 2 == 0 else "pattern"
-    old = heading(page, "at query")
-    return lambda: page.get_by_text(wanted, exact=True).click(), lambda: changed(page, "at query", old)
+def own_time(run: Capture, layer: int, head: int) -> float:
+    return clocked(lambda: run.maps(layer, MAPS, heads=head))[1]
 
 
-def heading(page: Page, part: str) -> str:
-    return page.locator("h5", has_text=part).first.inner_text()
+def clocked(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
 
 
-# expect() looks again only after 100, 250, 500 ... ms; wait_for_function looks at every frame
+def with_own(taken: Taken, own: float) -> Taken:
+    return Taken(taken.seconds, taken.kilobytes, own)
 
 
-def changed(page: Page, part: str, old: str) -> None:
-    page.wait_for_function(
-        "([part, old]) => [...document.querySelectorAll('h5')].some(h => h.innerText.includes(part)"
-        " && h.innerText.trim() !== old.trim())",
-        arg=[part, old],
-        timeout=PATIENCE_MS,
-    )
+# -- the table ---------------------------------------------------------------------------------------
 
 
-def idle(page: Page) -> None:
-    """Wait until the page's script has ended."""
-    page.wait_for_function(
-        "document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=PATIENCE_MS
-    )
+def table(rows: list[Row], memory: list[MemoryReading]) -> str:
+    header = [
+        "model",
+        "interaction",
+        "tokens",
+        "seconds",
+        "model's own",
+        "beyond it",
+        "target",
+        "kB sent",
+        "target",
+    ]
+    lines = []
+    for row in rows:
+        beyond = statistics.median(one.seconds - one.own for one in row.taken)
+        sent = statistics.median(one.kilobytes for one in row.taken)
+        interaction = row.target == SECONDS["interaction"]
+        lines.append([
+            row.model, row.name, str(row.tokens or "short"),
+            _spread([one.seconds for one in row.taken]), f"{statistics.median(one.own for one in row.taken):.2f}",
+            f"{beyond:.2f}", f"{row.target:.1f} {_verdict(beyond, row.target)}",
+            f"{sent:.0f}", f"{KILOBYTES} {_verdict(sent, KILOBYTES)}" if interaction else "",
+        ])  # fmt: skip
+    held = [[one.model, one.when, f"{one.server:.0f}", "" if one.browser is None else f"{one.browser:.1f}", one.verdict]
+            for one in memory]  # fmt: skip
+    return (
+        "median (largest) seconds\n\n" + markdown_table(header, lines) + "\n\n"
+        + markdown_table(["model", "memory", "server MB", "JavaScript MB", "target"], held)
+    )  # fmt: skip
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({max(values):.2f})"
+
+
+def _verdict(value: float, target: float) -> str:
+    return "met" if value <= target else "missed"
 
 
 if __name__ == "__main__":

@@ -5,36 +5,46 @@ Axes: B batch, T query, S key, N head, K d_head, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.backends import composed_attention
+from model.addresses import weight_addresses
+from model.backends import composed_attention, default_backend, kernels_take_steps
+from model.backends.triton_backend import kernels_or_else
 from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
+from model.fused_step import fused_inputs, holds
 from model.generation import generate, stream
-from model.key_cache import KeyCache, Seen
+from model.graphs import MOST_TOKENS, Graphs
+from model.key_cache import KeyCache, Place, Seen, place_among
+from model.mixing import Mixing
 from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache)."""
+    """Where a step stands: rotary tables (None with learned positions), padding mask, cached keys (None: no cache).
+
+    places: by number of slots, where a step's one token goes, if that is not to be fixed in a graph.
+    """
 
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None
     caches: list[KeyCache] | None
+    places: dict[int, Place] | None = None
 
     def to(self, device: torch.device) -> Position:
         """The same on a block's device; nothing is copied where it is there already."""
         rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
-        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches)
+        return Position(rotary, None if self.mask is None else self.mask.to(device), self.caches, self.places)
 
 
 class Engine:
@@ -46,10 +56,15 @@ class Engine:
     Args:
         model: the hooked model whose weights are used.
         backend: of composed attention, see model.backends; None = the process's default.
+        graphs: on a GPU, record short runs and decoding steps as CUDA graphs when their shape comes again. Runs with
+            taps are never recorded.
     """
 
-    def __init__(self, model: HookedDCFormer, backend: str | None = None):
+    def __init__(self, model: HookedDCFormer, backend: str | None = None, graphs: bool = True):
         self.model, self.cfg, self.backend = model, model.cfg, backend
+        self.graphs = Graphs() if graphs else None
+        self._weights: tuple[int, ...] = ()
+        self._recordable = False
 
     @torch.no_grad()
     def __call__(
@@ -70,7 +85,7 @@ class Engine:
         tokens, mask = self.model.to_tokens_and_mask(input, prepend_bos, attention_mask)
         self._check(tokens, mask, caches)
         with self._guarded("last" if last else "logits", tokens, caches):
-            resid = self._run_blocks(tokens, mask, caches)
+            resid = self._run(tokens, mask, caches)
             return self.unembed(resid[:, -1] if last else resid)
 
     @torch.no_grad()
@@ -103,21 +118,57 @@ class Engine:
         batch, new = tokens.shape
         return guard(self.cfg, mode, batch=batch, tokens=new, past=past, room=room, device=tokens.device)
 
+    def _run(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache] | None) -> Tensor:
+        """The residual stream after the last block; from a graph where there may be one."""
+        if self.model.taps.count or not self._on_one_gpu():
+            return self._run_blocks(tokens, mask, caches)
+        state = mask is None, self.backend, default_backend(), self._weights
+        if caches is not None and tokens.shape[1] == 1 and 0 < caches[0].length < caches[0].capacity:
+            return self._run_step(tokens, mask, caches, state)
+        if caches is not None or self.graphs is None or tokens.numel() > MOST_TOKENS:
+            return self._run_blocks(tokens, mask, caches)
+        return self.graphs((*tokens.shape, *state), self._run_blocks, (tokens, mask))
+
+    def _on_one_gpu(self) -> bool:
+        """Can runs of this model be recorded? Asked of the model again only when its weights have moved."""
+        weights = weight_addresses(self.model)
+        if weights != self._weights:
+            self._weights, self._recordable = weights, recordable(self.model)
+        return self._recordable
+
+    def _run_step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache], state: Hashable) -> Tensor:
+        """One token after cached ones. Recorded or not, the same kernels give the same numbers to the bit."""
+        past, whole = caches[0].length, None
+        if mask is not None:
+            whole = F.pad(mask, (0, caches[0].capacity - past - 1))
+        inputs = tokens, whole, self.model.positions(tokens, mask, past), tokens.new_full((1,), past)
+        run = partial(self._step_blocks, caches)
+        resid = run(*inputs) if self.graphs is None else caches[0].graphs(state, run, inputs)
+        for cache in caches:
+            cache.length = past + 1
+        return resid
+
+    def _step_blocks(
+        self, caches: list[KeyCache], tokens: Tensor, mask: Tensor | None, positions: Tensor, at: Tensor
+    ) -> Tensor:
+        """A step in which nothing but values of tensors depends on how many tokens came before."""
+        resid, rotary = self._embedded(tokens, positions)
+        batch = len(tokens)
+        places = {slots: place_among(slots, at, batch, mask) for slots in {cache.slots for cache in caches}}
+        for layer in range(self.cfg.n_layers):
+            resid = self._block(layer, resid, Position(rotary, mask, caches, places))
+        return resid
+
     def _run_blocks(
         self,
         tokens: Tensor,
         mask: Tensor | None,
-        caches: list[KeyCache] | None,
+        caches: list[KeyCache] | None = None,
         start_at: tuple[int, Tensor] | None = None,
         stop_at_layer: int | None = None,
     ) -> Tensor:
         past = caches[0].length if caches else 0
-        positions = self.model.positions(tokens, mask, past)
-        resid, rotary = F.embedding(tokens, self.model.embed.W_E), None
-        if self.cfg.positional_embedding_type == "standard":
-            resid = resid + F.embedding(positions, self.model.pos_embed.W_pos)
-        else:
-            rotary = rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
+        resid, rotary = self._embedded(tokens, self.model.positions(tokens, mask, past))
         at = Position(rotary, mask, caches)
         first = 0
         if start_at is not None:
@@ -126,6 +177,13 @@ class Engine:
             device = block.ln1.w.device  # a model larger than one GPU has its blocks on several
             resid = self._block(layer, resid.to(device), at.to(device))
         return resid
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The residual stream entering the first block, and the rotary tables of these positions."""
+        resid = F.embedding(tokens, self.model.embed.W_E)
+        if self.cfg.positional_embedding_type == "standard":
+            return resid + F.embedding(positions, self.model.pos_embed.W_pos), None
+        return resid, rotary_tables(positions, self.cfg.rotary_width, self.cfg.rotary_base, self.cfg.dtype)
 
     @torch.no_grad()
     def unembed(self, resid: Tensor) -> Tensor:
@@ -143,7 +201,12 @@ class Engine:
         return stream(self.model, input, max_new_tokens, step=self._step, **options)
 
     def _step(self, tokens: Tensor, mask: Tensor | None, caches: list[KeyCache]) -> Tensor:
-        return self(tokens, last=True, attention_mask=mask, caches=caches)
+        if not caches[0].length:
+            return self(tokens, last=True, attention_mask=mask, caches=caches)
+        # a token that was sampled here is one of the vocabulary: asking would wait for the GPU
+        self._refuse_hooks()
+        with torch.no_grad(), self._guarded("last", tokens, caches):
+            return self.unembed(self._run(tokens, mask, caches)[:, -1])
 
     @contextmanager
     def tapped(self, *taps: Tap) -> Iterator[Engine]:
@@ -165,22 +228,46 @@ class Engine:
 
     def _attention_inputs(self, layer: int, x: Tensor, at: Position) -> tuple[Seen, Tensor]:
         attn = self.model.blocks[layer].attn
+        cache = None if at.caches is None else at.caches[layer]
+        if at.places is None or cache is None:
+            return attn.tapped(*self._projected(layer, x, at), at.mask, cache)
+        place, rotary = at.places[cache.slots], at.rotary
+
+        def plainly() -> tuple[Seen, Tensor]:
+            (q, k, v), sites = self._projected(layer, x, at)
+            return cache.place(k, v, sites, place), q
+
+        width = self.cfg.n_heads * self.cfg.d_head
+        if rotary is None or not holds(self.cfg, x.dtype) or not kernels_take_steps(self.backend, width, x.device.type):
+            return plainly()
+        return kernels_or_else(lambda: fused_inputs(attn, x, rotary, cache, place), plainly, x)
+
+    def _projected(
+        self, layer: int, x: Tensor, at: Position
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Mixing]]:
+        """Queries, keys and values as they enter attention, and the factors of both sites."""
+        attn = self.model.blocks[layer].attn
         qkv = F.linear(x, attn.wqkv.weight, attn.wqkv.bias).unflatten(-1, (3, self.cfg.n_heads, self.cfg.d_head))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.cfg.use_qk_norm:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        cache = None if at.caches is None else at.caches[layer]
-        return attn.tapped((q, k, v), attn.mixing(x, watched=False), at.mask, cache)
+        return (q, k, v), attn.mixing(x, watched=False)
 
     def _refuse_hooks(self) -> None:
-        hooked = [name for name, hook in self.model.hook_dict.items() if hook.has_hooks()]
+        # HookPoint.has_hooks() of a thousand of them takes milliseconds, before every step
+        hooked = [name for name, hook in self.model.hook_dict.items() if hook.fwd_hooks or hook.bwd_hooks]
         if hooked:
             raise ValueError(
                 f"The engine runs no hooks, but the model has {len(hooked)}, the first on {hooked[0]}. "
                 "Remove them (model.reset_hooks()), or run the hooked model itself."
             )
+
+
+def recordable(model: HookedDCFormer) -> bool:
+    """Is all of the model on one GPU?"""
+    return {w.device.type for w in model.parameters()} == {"cuda"} and len({w.device for w in model.parameters()}) == 1
 
 
 def norm(module: Norm, x: Tensor) -> Tensor:

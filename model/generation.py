@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -127,24 +128,41 @@ def generate(
     return texts[0] if isinstance(input, str) else texts
 
 
-def stream(
-    model: HookedDCFormer, input: str, max_new_tokens: int = 32, *, step: Step | None = None, stop_at_eos: bool = True,
-    stop: str | Sequence[str] = (), prepend_bos: bool | None = None, **sampling: Any,
-) -> Iterator[str]:  # fmt: skip
+def stream(model: HookedDCFormer, input: str, max_new_tokens: int = 32, **options: Any) -> Iterator[str]:
     """Yield the new text of one prompt piece by piece; a piece is held back while it is half a character.
 
     Arguments as for generate; a stop text is not held back, its first tokens are yielded as they come.
     """
+    for token in stream_tokens(model, input, max_new_tokens, **options):
+        if token.text:
+            yield token.text
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token that was drawn. text: what it adds to the text; "" while a character is not complete."""
+
+    id: int
+    text: str
+
+
+def stream_tokens(
+    model: HookedDCFormer, input: str, max_new_tokens: int = 32, *, step: Step | None = None, stop_at_eos: bool = True,
+    stop: str | Sequence[str] = (), prepend_bos: bool | None = None, **sampling: Any,
+) -> Iterator[NewToken]:  # fmt: skip
+    """Yield every new token of one prompt as it is drawn, an end token left out; arguments as for generate."""
     tokens, mask = model.to_tokens_and_mask(input, prepend_bos)
     options = {"temperature": 0.0, "top_k": None, "top_p": None, "seed": None} | sampling
     sampler = Sampler(device=str(tokens.device), **options)
-    decoder, backend = DecodeStream(skip_special_tokens=False), model.tokenizer.backend_tokenizer
+    # from the prompt on: what a token adds to a text may depend on what stands before it
+    decoder = DecodeStream(ids=tokens[0].tolist(), skip_special_tokens=False)
+    backend = model.tokenizer.backend_tokenizer
     stops = StopTexts(model, stop)
     for next_token in continuation(model, tokens, mask, max_new_tokens, sampler, stops, stop_at_eos, step):
-        if stop_at_eos and int(next_token) == model.cfg.eos_token_id:
+        token = int(next_token)
+        if stop_at_eos and token == model.cfg.eos_token_id:
             return
-        if piece := decoder.step(backend, int(next_token)):
-            yield piece
+        yield NewToken(token, decoder.step(backend, token) or "")
 
 
 @torch.no_grad()

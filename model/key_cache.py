@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.graphs import Graphs
 from model.mixing import KEY_FACTORS, Mixing
 
 
@@ -27,21 +28,45 @@ class Seen:
     key_mask: Tensor | None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a step's one token goes among the slots of a cache, [1], and which slots it sees, bool [batch, slots]."""
+
+    slot: Tensor
+    seen: Tensor
+
+
+def place_among(slots: int, at: Tensor, batch: int, key_mask: Tensor | None) -> Place:
+    """The place of the token at position `at`, a tensor [1]: nothing else depends on its value.
+
+    Args:
+        key_mask: bool [batch, capacity], False on padding; None = no padding.
+    """
+    # the position that stands in each slot: the latest one that leaves this remainder
+    positions = at - (at - torch.arange(slots, device=at.device)) % slots
+    seen = (positions >= 0).expand(batch, -1)
+    if key_mask is not None:
+        seen = seen & key_mask[:, positions.clamp(min=0)]
+    return Place(at % slots, seen.contiguous())
+
+
 class KeyCache:
     """The keys of one layer: all of them up to a capacity or, in a local layer, a ring of the last visible ones.
 
     Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
     and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
+    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: steps recorded on these very ones.
     """
 
     def __init__(self, capacity: int, visible_keys: int | None = None):
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
-        self._store: dict[str, Tensor] = {}
+        self.store: dict[str, Tensor] = {}
+        self.graphs = Graphs(at_once=True)
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._store.values())
+        return sum(tensor.nbytes for tensor in self.store.values())
 
     def extend(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], key_mask: Tensor | None = None) -> Seen:
         """Add the new tokens, and return the keys that they attend over.
@@ -54,9 +79,7 @@ class KeyCache:
         past, end = self.length, self.length + k.shape[1]
         if end > self.capacity:
             raise ValueError(f"The cache has room for {self.capacity} tokens, {end} were given.")
-        new = {"k": k, "v": v}
-        for site, mixing in sites.items():
-            new |= {f"{site}.{name}": factor for name, factor in mixing.factors().items() if name in KEY_FACTORS}
+        new = {"k": k, "v": v} | _key_factors(sites)
         if past == 0:
             keys, positions = new, torch.arange(end)
         elif k.shape[1] == 1:
@@ -66,29 +89,40 @@ class KeyCache:
         else:
             positions = torch.arange(max(0, past - self.slots), end)
             old = positions[positions < past] % self.slots
-            keys = {name: torch.cat([self._store[name][:, old], value], dim=1) for name, value in new.items()}
+            keys = {name: torch.cat([self.store[name][:, old], value], dim=1) for name, value in new.items()}
         self._write(new, past)
         self.length = end
         first = int(positions[0])
         mask = None if key_mask is None else key_mask[:, first:]
         return self._seen(keys, sites, past - first, self.visible_keys, mask)
 
+    def place(self, k: Tensor, v: Tensor, sites: dict[str, Mixing], at: Place) -> Seen:
+        """extend for one new token after earlier ones. All slots are returned, and self.length stays."""
+        for name, value in ({"k": k, "v": v} | _key_factors(sites)).items():
+            self.store[name].index_copy_(1, at.slot, value)
+        return self.all_slots(sites, at)
+
+    def all_slots(self, sites: dict[str, Mixing], at: Place) -> Seen:
+        """What a step's query sees once its key stands in its place; sites need the query factors only."""
+        return self._seen(self.store, sites, self.slots - 1, None, at.seen)
+
     def _write(self, new: dict[str, Tensor], past: int) -> None:
         """Put the last of the new tokens, as many as there are slots, in their places."""
         for name, value in new.items():
-            if name not in self._store:
-                self._store[name] = value.new_empty(value.shape[0], self.slots, *value.shape[2:])
+            if name not in self.store:
+                # a recorded step sees all slots, and the pattern 0 of a slot without a token times NaN is NaN
+                self.store[name] = value.new_zeros(value.shape[0], self.slots, *value.shape[2:])
             kept = value[:, -self.slots :]
             first = past + value.shape[1] - kept.shape[1]
             start = first % self.slots
             until_end = min(kept.shape[1], self.slots - start)
-            self._store[name][:, start : start + until_end] = kept[:, :until_end]
-            self._store[name][:, : kept.shape[1] - until_end] = kept[:, until_end:]
+            self.store[name][:, start : start + until_end] = kept[:, :until_end]
+            self.store[name][:, : kept.shape[1] - until_end] = kept[:, until_end:]
 
     def _in_ring(self, sites: dict[str, Mixing], key_mask: Tensor | None) -> Seen:
         """All filled slots, for one new query that sees every one of them: a softmax knows no order."""
         filled = min(self.length, self.slots)
-        keys = {name: value[:, :filled] for name, value in self._store.items()}
+        keys = {name: value[:, :filled] for name, value in self.store.items()}
         if key_mask is not None:
             slots = torch.arange(filled, device=key_mask.device)
             # the position that stands in each slot: the latest one that leaves this remainder
@@ -108,6 +142,15 @@ class KeyCache:
             known = {name: keys[f"{site}.{name}"] for name in KEY_FACTORS if f"{site}.{name}" in keys}
             merged[site] = mixing.with_factors(known)
         return Seen(keys["k"], keys["v"], merged["pre"], merged["post"], query_start, visible_keys, mask)
+
+
+def _key_factors(sites: dict[str, Mixing]) -> dict[str, Tensor]:
+    return {
+        f"{site}.{name}": factor
+        for site, mixing in sites.items()
+        for name, factor in mixing.factors().items()
+        if name in KEY_FACTORS
+    }
 
 
 def caches_for(visible_keys: list[int | None], capacity: int) -> list[KeyCache]:

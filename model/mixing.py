@@ -219,9 +219,24 @@ def distance_from_identity(mixing: Mixing, visible_keys: int | None = None) -> T
     """How far each target head's column of M is from the identity's, [B, H].
 
     sqrt of the mean over visible pairs (i, j) of the squared Euclidean length of M(i, j)[:, h] - e_h: 0 for
-    a head that keeps its own map, 1 for one that drops it (or adds as much again of another). Exact in
-    O(T H^2): the square splits into a query part, a key part and a product whose sum over keys is a
-    difference of running sums. Padding is not known here: cut it off first.
+    a head that keeps its own map, 1 for one that drops it (or adds as much again of another). Padding is not known
+    here: cut it off first.
+    """
+    total_BTM, keys_T1 = _squared_lengths(mixing, visible_keys)
+    return (total_BTM.sum(1) / keys_T1.sum()).clamp(min=0).sqrt()
+
+
+def query_distances_from_identity(mixing: Mixing, visible_keys: int | None = None) -> Tensor:
+    """distance_from_identity of each query's row alone, its mean taken over the keys that it sees, [B, T, H]."""
+    total_BTM, keys_T1 = _squared_lengths(mixing, visible_keys)
+    return (total_BTM / keys_T1).clamp(min=0).sqrt()
+
+
+def _squared_lengths(mixing: Mixing, visible_keys: int | None) -> tuple[Tensor, Tensor]:
+    """Sum over visible keys of the squared length of M(i, j)[:, h] - e_h, [B, T, M], and how many they are, [T, 1].
+
+    Exact in O(T H^2): the square splits into a query part, a key part and a product whose sum over keys is a
+    difference of running sums.
     """
     batch, positions = _extent(mixing)
     static = mixing.static
@@ -232,10 +247,9 @@ def distance_from_identity(mixing: Mixing, visible_keys: int | None = None) -> T
     if static is not None:
         query = query + static.double()
     window = positions if visible_keys is None else min(visible_keys, positions)
-    counts = torch.arange(1, positions + 1, device=like.device).clamp(max=window).double()[None, :, None]
+    counts = torch.arange(1, positions + 1, device=like.device).clamp(max=window).double()[:, None]
     key_sum, key_square = windowed_sum(key, window), windowed_sum(key.square().sum(2), window)
-    total = counts * query.square().sum(2) + 2 * (query * key_sum).sum(2) + key_square
-    return (total.sum(1) / counts.sum()).clamp(min=0).sqrt()
+    return counts * query.square().sum(2) + 2 * (query * key_sum).sum(2) + key_square, counts
 
 
 def windowed_sum(x: Tensor, window: int) -> Tensor:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.mixing import Mixing, base_matrix, branches, distance_from_identity, matrix, side_part
+from model.mixing import (
+    Mixing,
+    base_matrix,
+    branches,
+    distance_from_identity,
+    matrix,
+    query_distances_from_identity,
+    side_part,
+)
 
 Positions = int | slice | Sequence[int] | Tensor | None
 """One position, a slice of them, or several in any order; None = all."""
@@ -60,6 +68,12 @@ class SiteMixing:
         if self.factors.is_identity:
             return torch.zeros(self.factors.n_heads)
         return distance_from_identity(self.factors, self.visible_keys)[0].float()
+
+    def query_distances_from_identity(self) -> Tensor:
+        """The same of each query's row alone, over the keys that it sees, [pos, H]."""
+        if not self.factors.factors():  # the same at every pair
+            return self.distance_from_identity().expand(self.positions, -1).clone()
+        return query_distances_from_identity(self.factors, self.visible_keys)[0].float()
 
     def _part(self, side: str, position: int) -> Tensor:
         at = one_index(position, self.positions, side)

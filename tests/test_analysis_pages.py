@@ -14,6 +14,8 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
+from probes import Intervention
+from probes.interventions import to_json
 from probes.metrics import (
     HEAD_METRICS,
     head_metrics,
@@ -283,6 +285,20 @@ def test_choices_stay_while_another_page_is_shown_and_explore_opens_at_the_head(
     assert (at.layer, at.head) == (layer, 6)
     app.switch_page("workbench/pages/heads.py").run()
     assert app.selectbox(key="heads filter").value == "row_sum"
+
+
+def test_a_head_of_a_changed_run_opens_in_explore_under_the_same_change():
+    change = to_json(Intervention(layers=[2], sites=["post"]))
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    app.query_params["prompt"], app.query_params["under"] = PROMPT, change
+    app.run().switch_page("workbench/pages/virtual_heads.py").run()
+    layer = app.session_state["vh layer"]
+    next(button for button in app.button if button.label.startswith("Explore target head")).click().run()
+    assert not app.exception
+    assert not app.warning
+    assert app.session_state["under"] == change
+    assert app.selectbox(key="model").value == "demo/dcformer"
+    assert app.session_state.selection.layer == layer
 
 
 # -- in a real browser -------------------------------------------------------------------------------

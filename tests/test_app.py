@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
+import streamlit as st
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
@@ -29,6 +32,26 @@ def test_the_page_opens_on_the_bundled_pair_with_a_prompt():
     assert "violin" in page.text_area(key="prompt").value
     assert any("How the heads are composed" in heading.value for heading in page.subheader)
     assert len(page.metric) == 4
+
+
+def test_no_download_of_a_session_holds_a_capture(monkeypatch):
+    # Streamlit keeps what makes a file as long as the session lives; captures belong to the bounded cache alone
+    makers = []
+    monkeypatch.setattr(st, "download_button", lambda label, data, *_, **__: makers.append((label, data)))
+    assert not opened().exception
+    assert {"Save capture", "HTML", "CSV"} <= {label for label, _ in makers}
+    for label, maker in makers:
+        held = [type(value).__name__ for value in enclosed(maker)]
+        assert "Capture" not in held, label
+
+
+def enclosed(function) -> Iterator[object]:
+    """What a function keeps from where it was made, and what the functions among that keep."""
+    parts = [*function.args, function.func] if isinstance(function, partial) else [function]
+    for part in parts:
+        yield part
+        for at in getattr(part, "__closure__", None) or ():
+            yield from enclosed(at.cell_contents)
 
 
 def test_the_numbers_on_the_page_are_the_librarys():

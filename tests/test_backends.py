@@ -16,6 +16,7 @@ from model.backends import compiled as compiled_backend
 from model.backends import eager as eager_backend
 from model.backends.blocks import visible_pairs
 from model.backends.eager import visibility
+from model.backends.fallbacks import fallback_messages
 from model.functional import masked_softmax
 from model.mixing import Mixing, compose
 from tests.models import relative_error
@@ -253,6 +254,7 @@ def test_a_failed_compilation_warns_once_and_gives_the_same_numbers(monkeypatch)
     with pytest.warns(UserWarning, match=r"could not be compiled for cpu.*no compiler here") as caught:
         hold_to_definition(case, "compiled", torch.float64, 1e-10)
     assert len(caught) == 1
+    assert str(caught[0].message) in fallback_messages()  # for those who come later
 
 
 def record_backends(monkeypatch) -> list[str]:

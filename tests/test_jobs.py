@@ -89,3 +89,19 @@ def test_a_job_that_nobody_holds_ends():
     del job
     gc.collect()
     assert ended.wait(10)
+
+
+def test_workers_that_raise_give_their_turn_back():
+    turns = threading.BoundedSemaphore(2)
+
+    def fall_over(watch):
+        raise MemoryError("no room")
+
+    for _ in range(5):  # more than there are turns
+        job = Job(fall_over, turns)
+        job.wait(10)
+        with pytest.raises(MemoryError, match="no room"):
+            job.value()
+    after = Job(counting(threading.Event(), open_gate(), pieces=3), turns)
+    after.wait(10)
+    assert after.value() == "all of it"

@@ -53,6 +53,17 @@ def test_memory_is_bounded(monkeypatch):
     assert len(bench._captures) == 2
 
 
+def test_a_capture_larger_than_the_cache_is_kept_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(session, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
+    monkeypatch.setattr(session, "CAPTURE_BYTES", 1000)
+    bench = Workbench()
+    for prompt in (PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]):
+        bench.capture("demo/dcformer", prompt)
+    assert calls == PROMPTS[:2], "every click would run the model again"
+    assert len(bench._captures) == 1
+
+
 def test_an_error_leaves_the_next_request_working():
     bench = Workbench()
     for bad in ("", "word " * 2000):
@@ -67,7 +78,7 @@ def test_models_come_from_the_bundle_and_the_folder(tmp_path):
     from model import save_model
 
     save_model(model, tmp_path / "mine")
-    assert Workbench(tmp_path).model_names()[-1].endswith("mine")
+    assert Workbench([tmp_path]).model_names()[-1].endswith("mine")
 
 
 def test_a_change_is_run_apart_from_the_intact_model():

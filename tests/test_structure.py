@@ -36,8 +36,9 @@ def test_imports_point_one_way(package):
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
-def test_streamlit_is_imported_only_by_the_app_its_pages_and_the_viewer_component():
-    allowed = ("app.py", "workbench/pages/", "workbench/viewer/")
+def test_streamlit_is_imported_only_by_the_app_its_server_its_pages_and_the_viewer_component():
+    allowed = ("app.py", "workbench/pages/", "workbench/viewer/", "workbench/serving/server.py",
+               "workbench/serving/closed_tabs.py")  # fmt: skip
     for path in python_files("model", "probes", "workbench", "app.py"):
         name = path.relative_to(ROOT).as_posix()
         packages = {module.split(".")[0] for module in imported_packages(path)}

@@ -239,6 +239,17 @@ def test_a_row_opens_in_explore_where_its_answer_is_predicted():
     assert app.session_state.selection.query == len(model.to_tokens(app.text_area(key="prompt").value)[0]) - 1
 
 
+def test_a_row_opens_in_compare_with_the_next_model():
+    app = in_app(RowName(20, seed=3, line=4))
+    app.button(key="task compare").click().run()
+    assert not app.exception
+    assert app.selectbox(key="model").value == NAMES[0]
+    assert app.selectbox(key="compare b model").value == NAMES[1]
+    assert app.selectbox(key="compare b mixing").value == "as trained"
+    tokenizer = load_model(NAMES[0]).tokenizer
+    assert app.text_area(key="prompt").value == prompt_before(RowName(20, seed=3).row(), 4, tokenizer)
+
+
 def test_a_pair_opens_in_the_sweep_of_intervene():
     name, model = RowName(20, seed=3, line=4), load_model(NAMES[0])
     app = in_app(name)

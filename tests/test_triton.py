@@ -12,12 +12,15 @@ import torch
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 
 from model import Engine
+from model import engine as engine_module
 from model.backends import compiled as compiled_backend
 from model.backends import triton_backend, triton_memory
 from model.backends import triton_decode as decode_backend
 from model.backends import triton_prefill as prefill_backend
 from model.backends.triton_memory import prefill_bytes, single_query_bytes
 from model.backends.triton_prefill import Tiles, prefill, split_width, tiles_for
+from model.fused_step import fused_inputs
+from model.key_cache import caches_for
 from tests.models import VARIANTS, relative_error, small_model, some_tokens
 from tests.test_backends import CASES, LENGTH, N, definition, hold_to_definition, make_case, run
 from tests.test_structure import ROOT
@@ -75,6 +78,17 @@ def test_half_precision_costs_a_rounding_of_the_patterns_and_one_of_the_output(d
             assert relative_error(given, definition(case.to(torch.float64))) < 2 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rank", "groups"), [(1, 1), (3, 2), (4, 1)])
+def test_factors_that_share_a_word_are_read_as_they_are(rank, groups, dtype):
+    case = make_case(queries=19, batch=1, rank=rank, groups=groups, heads=4).to(torch.float32)
+    q, k, v, pre, post = case[:5]
+    pre, post = (site.map(lambda factor: factor.to(dtype)) for site in (pre, post))
+    with torch.no_grad():
+        apart = prefill(q, k, v, pre.map(torch.Tensor.float), post.map(torch.Tensor.float), None, 0, None)[0]
+        assert torch.equal(prefill(q, k, v, pre, post, None, 0, None)[0], apart)
+
+
 @pytest.mark.parametrize("window", [None, 9])
 def test_chunks_of_queries_and_sequences_change_nothing(window):
     case = make_case(visible_keys=window, queries=41, padding=(3, 25))
@@ -110,6 +124,23 @@ def test_maps_are_written_before_they_are_read(monkeypatch):
         with torch.no_grad():
             z, _ = prefill(*case.to(torch.float32)[:5], window, 0, None)
             assert relative_error(z, definition(case)) < 1e-6
+
+
+def wide(x, width=16):
+    """The same rows, each twice or more beside itself: descriptors read widths that are powers of two."""
+    return x.repeat(1, 1, 1, width)[..., :width]
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": (5, 36), "query_start": 3}, {"visible_keys": 9, "static": True, "batch": 1}]
+)
+def test_queries_and_keys_read_by_descriptors_change_nothing(options, monkeypatch):
+    case, described = make_case(queries=35, **options), []
+    case = case._replace(q=wide(case.q), k=wide(case.k), v=wide(case.v))
+    monkeypatch.setattr(prefill_backend, "descriptors_read", lambda *tensors: described.append(1) or True)
+    with torch.no_grad():
+        assert relative_error(run(case.to(torch.float32), "triton"), run(case, "eager")) < 1e-6
+    assert described
 
 
 def test_scratch_does_not_grow_with_the_square_of_the_length(monkeypatch):
@@ -236,3 +267,26 @@ def test_calls_with_few_tiles_take_smaller_ones(monkeypatch, queries, keys, smal
     assert (
         tiles.queries % tiles.pattern_queries == tiles.keys % tiles.pattern_keys == tiles.keys % tiles.value_keys == 0
     )
+
+
+FUSED = {"llama windows": {}, "neox": {"n_layers": 1}, "rank 1": {"n_layers": 1}}
+UNFUSED = {"rank 3": {"visible_keys": (2,)}, "query side": {}, "static and dynamic": {}}
+
+
+@pytest.mark.parametrize("variant", [*FUSED, *UNFUSED])
+def test_the_engines_steps_are_the_hooked_models_and_fused_where_a_layer_allows_it(variant, monkeypatch):
+    monkeypatch.setattr(engine_module, "recordable", lambda model: True)
+    fused = []
+    monkeypatch.setattr(engine_module, "fused_inputs", lambda *given: fused.append(1) or fused_inputs(*given))
+    changes = FUSED[variant] if variant in FUSED else {"n_layers": 1} | UNFUSED[variant]
+    model, tokens = small_model(variant, **changes), some_tokens(2, 6)
+    mask = torch.arange(6) >= torch.tensor([[2], [0]])
+    with torch.no_grad():
+        truth = model(tokens, attention_mask=mask)
+        engine = Engine(model.to(torch.float32), backend="triton", graphs=False)
+        caches = caches_for(model.cfg.keys_visible, 6)
+        engine(tokens[:, :4], attention_mask=mask[:, :4], caches=caches)
+        for at in (4, 5):
+            given = engine(tokens[:, at : at + 1], last=True, attention_mask=mask[:, : at + 1], caches=caches)
+            assert relative_error(given, truth[:, at]) < 1e-5
+    assert len(fused) == (2 * model.cfg.n_layers if variant in FUSED else 0)

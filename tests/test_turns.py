@@ -96,3 +96,27 @@ def test_an_error_inside_frees_the_turn():
         raise ZeroDivisionError
     with turn:
         assert len(turn) == 1
+
+
+def test_a_line_has_an_end_and_who_is_turned_away_leaves_it_as_it_was(monkeypatch):
+    monkeypatch.setattr("workbench.turns.MOST_WAITING", 3)
+    turn, served = Turn(), []
+
+    def take() -> None:
+        with turn:
+            served.append(1)
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    with turn:
+        for number, thread in enumerate(threads):
+            thread.start()
+            in_line(turn, number + 2)
+        for _ in range(5):
+            with pytest.raises(ValueError, match="3 requests wait for this model already"), turn:
+                served.append("never")
+        assert len(turn) == 4
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert served == [1, 1, 1]
+    with turn:  # and it takes in again
+        assert len(turn) == 1

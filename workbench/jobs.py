@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,7 +106,9 @@ def _run(state: _State, work: Callable[[Watch], object], turns: threading.Semaph
             if turns is not None:
                 turns.release()
     except Exception as error:  # it belongs to whoever asks for the value
-        state.error = error
+        # who keeps the job, and so the error, must not keep a model or a capture that stands in the work's frames
+        error.add_note("".join(traceback.format_exception(error)))
+        state.error = error.with_traceback(None)
 
 
 def _take_turn(state: _State, turns: threading.Semaphore | None) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,22 +18,28 @@ import pandas as pd
 import torch
 from cachetools import LRUCache
 
-from model import Capture, HookedDCFormer, capture, list_models, load_model
+from model import Capture, HookedDCFormer, capture, load_model
 from model.capture import MAPS
 from probes import MeanMixing
 from probes.comparison import caution, compare_runs
 from probes.interventions import from_json, to_json
 from probes.metrics import repeated_random_tokens
 from probes.side_by_side import Runs, paired_metrics, same_vocabulary
+from probes.store import Store
 from probes.study import Study, run_study
 from probes.tasks import TaskRow, TaskScores, score
+from workbench.access import allowed_model, hub_allowed, offered_models
 from workbench.all_heads import small_maps
 from workbench.attributions import Attributions, attribute_logit
 from workbench.changes import ChangeReading, read_change
 from workbench.comparisons import PlaceReading, Reading, Side, read_comparison, read_place
+from workbench.generating import GenerationRequest, Transcript, generate_watched
 from workbench.head_tables import TABLES, HeadTable, RandomTokens
-from workbench.jobs import Job
+from workbench.jobs import Job, Watch
+from workbench.loading import LoadedModels, LoadPlan, compared, give_back_memory, read_plan, weight_bytes
+from workbench.model_choice import ModelChoice
 from workbench.overviews import Picture, pictures
+from workbench.store_components import ComponentReading, ComponentRequest, read_components
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.task_runs import TaskRequest, TaskResult
 from workbench.turns import Turn, telling
@@ -47,12 +55,20 @@ READINGS_KEPT = 256
 MEANS_KEPT = 8
 ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
+PLANS_KEPT = 32
 PICTURES_KEPT = 256
 CHANGED_NAMES_KEPT = 4096
 SMALL_MAP_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
-COMPARISONS_KEPT = 256
+COMPONENT_BYTES = 64 << 20
+COMPARISONS_KEPT = 64
 JOBS_AT_ONCE = 2
+GENERATIONS_AT_ONCE = 4
+"""Each holds a key cache."""
+UNLOAD_WAITS_S = 30.0
+"""For the step in hand of each generation that is ended."""
+LOADS_AT_ONCE = 1
+"""The next is compared with what is free once this one has taken its part."""
 
 
 class Workbench:
@@ -63,33 +79,42 @@ class Workbench:
     probes.interventions.to_json writes.
 
     Args:
-        model_folder: a folder of model directories to offer beside the bundled pair.
+        model_folders: folders of model directories to offer beside the bundled pair; no other directory is opened.
         device, dtype: passed to load_model.
     """
 
-    def __init__(self, model_folder: str | Path | None = None, device: str = "auto", dtype: str | None = None):
-        self.model_folder, self.device, self.dtype = model_folder, device, dtype
+    def __init__(self, model_folders: Sequence[Path] = (), device: str = "auto", dtype: str | None = None):
+        self.model_folders, self.device, self.dtype = tuple(model_folders), device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
-        self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: run.nbytes)
+        self.loaded = LoadedModels()
+        # a capture larger than all of it (a 405M model at 2048 tokens) takes all of it and is kept alone: if it were
+        # not kept, every click would run the model again
+        self._captures: LRUCache = LRUCache(CAPTURE_BYTES, getsizeof=lambda run: min(run.nbytes, CAPTURE_BYTES))
         self._maps: LRUCache = LRUCache(MAP_BYTES, getsizeof=lambda maps: sum(m.nbytes for m in maps.values()))
         self._distances: LRUCache = LRUCache(DISTANCES_KEPT)
         self._readings: LRUCache = LRUCache(READINGS_KEPT)
         self._means: LRUCache = LRUCache(MEANS_KEPT)
         self._attributions: LRUCache = LRUCache(ATTRIBUTIONS_KEPT)
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
+        self._plans: LRUCache = LRUCache(PLANS_KEPT)
         self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
         self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
         self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
+        self._components: LRUCache = LRUCache(COMPONENT_BYTES, getsizeof=lambda reading: reading.nbytes)
         self._changes: LRUCache = LRUCache(MEANS_KEPT)
         self._comparisons: LRUCache = LRUCache(COMPARISONS_KEPT)
         self._changed_names: LRUCache = LRUCache(CHANGED_NAMES_KEPT)
         self._turns = threading.BoundedSemaphore(JOBS_AT_ONCE)
+        self._loads = threading.BoundedSemaphore(LOADS_AT_ONCE)
+        self._generations = threading.BoundedSemaphore(GENERATIONS_AT_ONCE)
+        self._unloaded: weakref.WeakSet[HookedDCFormer | None] = weakref.WeakSet()
+        self._generating: dict[str, weakref.WeakSet[Job[Transcript]]] = {}
         self._guard = threading.Lock()
         self._turns_of: dict[Any, Turn] = {}
 
     def model_names(self) -> list[str]:
-        """Every model that can be chosen: the bundled pair, then what the model folder holds."""
-        return list_models(self.model_folder)
+        """Every model that can be chosen: the bundled pair, what the model folders hold, what else is loaded."""
+        return list(dict.fromkeys([*offered_models(self.model_folders), *self.loaded.names()]))
 
     def under(self, name: str, change: str) -> str:
         """A name of the model with a change always in place, for every method that takes a model's name.
@@ -113,9 +138,89 @@ class Workbench:
             return self._changed_names.get(name, (name, ""))
 
     def model(self, name: str) -> HookedDCFormer:
-        """The model of this name, loaded at the first call; at most MODELS_KEPT stay in memory."""
+        """The model of this name, loaded at the first call; at most MODELS_KEPT stay, beside those of start_load.
+
+        Raises:
+            ValueError: it is none of those that may be opened, see workbench.access.
+        """
         name, _ = self.parts(name)
-        return self._once(self._models, name, "load", lambda: load_model(name, self.device, self.dtype))
+        if (held := self.loaded.get(name)) is not None:
+            return held
+
+        def load() -> HookedDCFormer:
+            # a name may come from a link
+            return load_model(allowed_model(name, self.model_folders, hub_allowed()), self.device, self.dtype)
+
+        return self._once(self._models, name, "load", load)
+
+    def load_plan(self, choice: ModelChoice, tokens: int | None, mode: str) -> LoadPlan:
+        """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""
+        planned = self._once(self._plans, (choice, tokens, mode), "plan", lambda: read_plan(choice, tokens, mode))
+        there = self.loaded.get(choice.name)
+        return compared(choice, planned, 0 if there is None else weight_bytes(there))
+
+    def start_load(self, choice: ModelChoice) -> Job[str]:
+        """Load a model in a thread of its own; the job gives the name under which it is then offered.
+
+        It stays until it is unloaded. Its progress is in bytes, 0 of 0 while they are not known (a download, say).
+
+        Args:
+            choice: of a reference that access.allowed_model allows.
+        """
+
+        def work(watch: Watch) -> str:
+            watch(0, 0)
+            with self._guard:
+                model = self._models.pop(choice.name, None)  # loaded already, because a page asked for it by name
+            if model is None:
+                model = self.loaded.get(choice.name)
+            if model is None:
+                model = load_model(choice.reference, choice.device, choice.dtype, watch=watch)
+            self.loaded.add(choice.name, model)
+            return choice.name
+
+        return Job(work, self._loads)
+
+    def unload(self, name: str) -> None:
+        """Let go of a model and of all that was made with it; generations with it end.
+
+        Its memory is free when this returns, unless a sweep or a forward pass is still at it: then when that ends.
+        """
+        with self._guard:
+            generating = list(self._generating.pop(name, ()))
+        for job in generating:
+            job.cancel()
+        for job in generating:
+            job.wait(UNLOAD_WAITS_S)
+        model = self.loaded.get(name)
+        with self._guard:
+            model = model or self._models.get(name)
+            if model is not None:
+                self._unloaded.add(model)
+        self.loaded.remove(name)
+        del model
+        with self._turn(("run", name)), self._guard:
+            names = [name, *(changed for changed, (own, _) in self._changed_names.items() if own == name)]
+            for cache in self._caches():
+                for key in [key for key in cache if any(mentions(key, gone) for gone in names)]:
+                    del cache[key]
+        give_back_memory()
+
+    def start_generation(self, request: GenerationRequest, out: Transcript) -> Job[Transcript]:
+        """Generate in a thread of its own, one step in each turn of the model; GENERATIONS_AT_ONCE run.
+
+        Args:
+            out: grows while the job runs. Progress is in new tokens.
+        """
+
+        def work(watch: Watch) -> Transcript:
+            model = self.separate_model(request.model)
+            return generate_watched(model, request, out, watch, lambda: self._turn(("run", request.model)))
+
+        job = Job(work, self._generations)
+        with self._guard:
+            self._generating.setdefault(request.model, weakref.WeakSet()).add(job)
+        return job
 
     def capture(self, name: str, prompt: str) -> Capture:
         """One forward of a model over a prompt, kept as factors; captures share CAPTURE_BYTES."""
@@ -124,7 +229,13 @@ class Workbench:
             return self.changed_capture(own, prompt, change)
         model = self.model(name)
         # hooks change the module while it runs: one forward at a time for each model
-        return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt))
+        return self._once(self._captures, (name, prompt), ("run", name), lambda: capture(model, prompt), model)
+
+    def capture_of_ids(self, name: str, ids: tuple[int, ...]) -> Capture:
+        """The same of token ids, which a tokenizer might cut otherwise."""
+        model = self.model(name)
+        tokens = torch.tensor(ids)
+        return self._once(self._captures, (name, ids), ("run", name), lambda: capture(model, tokens), model)
 
     def changed_capture(self, name: str, prompt: str, change: str) -> Capture:
         """One forward of a model under a change; kept like every capture.
@@ -139,7 +250,7 @@ class Workbench:
                 return capture(model, prompt)
 
         # the change stands on the module that everyone shares: nobody else may run it meanwhile
-        return self._once(self._captures, (name, prompt, change), ("run", name), build)
+        return self._once(self._captures, (name, prompt, change), ("run", name), build, model)
 
     def change_reading(self, name: str, prompt: str, change: str) -> ChangeReading:
         """Losses and divergence of a prompt under a change, position by position."""
@@ -295,6 +406,17 @@ class Workbench:
 
         return Job(work, self._turns)
 
+    def components(self, request: ComponentRequest) -> ComponentReading:
+        """Components of a store's feature, read again where the store was written anew; they share COMPONENT_BYTES.
+
+        Raises:
+            ValueError: no store, no such feature, or what probes.components.decompose refuses.
+        """
+        store = Store.open(request.folder)
+        written = tuple((name, file["sha256"]) for shard in store.manifest.shards for name, file in shard.files.items())
+        key = (request, store.folder.resolve(), written)
+        return self._once(self._components, key, ("components", request.folder), lambda: read_components(request))
+
     def tasks_done(self, request: TaskRequest) -> bool:
         """Are the scores of all its models kept?"""
         with self._guard:
@@ -315,9 +437,7 @@ class Workbench:
         """
         model = self.model(name)
         shared = [*model.parameters(), *model.buffers(), model.tokenizer]
-        with self._guard:
-            turn = self._turns_of.setdefault(("run", name), Turn())
-        with turn:  # no tap stands on it now, so none is copied
+        with self._turn(("run", name)):  # no tap stands on it now, so none is copied
             return copy.deepcopy(model, {id(part): part for part in shared})
 
     def attributions(self, name: str, prompt: str, query: int, token: int, contrast: int | None = None) -> Attributions:
@@ -350,23 +470,41 @@ class Workbench:
             with from_json(change).applied(model) if change else nullcontext():
                 return capture(model, tokens, logits=False)
 
-        return self._once(self._captures, (name, asked), ("run", name), build)
+        return self._once(self._captures, (name, asked), ("run", name), build, model)
 
-    def _once(self, cache: LRUCache, key: Any, turn_of: Any, build: Callable[[], Value]) -> Value:
-        """What stands under key, building it if nobody has; sessions that want the same wait for one build."""
+    def _once(
+        self, cache: LRUCache, key: Any, turn_of: Any, build: Callable[[], Value], holds: HookedDCFormer | None = None
+    ) -> Value:
+        """What stands under key, building it if nobody has; sessions that want the same wait for one build.
+
+        Args:
+            holds: the model whose weights the value keeps in memory: it is not kept once that is unloaded.
+        """
         with self._guard:
             if key in cache:
                 return cache[key]
-            turn = self._turns_of.setdefault(turn_of, Turn())
-        with turn:
+        with self._turn(turn_of):
             with self._guard:
                 if key in cache:
                     return cache[key]
             value = build()
             with self._guard:
-                if cache.getsizeof(value) <= cache.maxsize:
+                if cache.getsizeof(value) <= cache.maxsize and holds not in self._unloaded:
                     cache[key] = value
             return value
+
+    def _turn(self, of: Any) -> Turn:
+        with self._guard:
+            return self._turns_of.setdefault(of, Turn())
+
+    def _caches(self) -> list[LRUCache]:
+        return [cache for cache in vars(self).values() if isinstance(cache, LRUCache)]
+
+
+def mentions(key: Any, name: str) -> bool:
+    """Does the key of a cache name this model?"""
+    parts = vars(key).values() if is_dataclass(key) else key if isinstance(key, tuple) else ()
+    return key == name or any(mentions(part, name) for part in parts)
 
 
 def _watch_after(watch: Callable[[int, int], None], before: int, total: int, done: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from model import list_models
 from model.checkpoints.load import read_config
 from model.config import DCFormerConfig
 from probes.features import KINDS, resolve
@@ -47,6 +49,39 @@ class SmallStudy:
     text: str | None = None
     per_document: int = 40
     dynamic_share: bool = False
+
+    @classmethod
+    def read(cls, written: str) -> SmallStudy:
+        """A study from its fields as JSON, checked against what the form offers.
+
+        Raises:
+            ValueError: JSON that is none, or a choice that is not offered.
+        """
+        try:
+            said = json.loads(written)
+            lists: dict[str, Any] = {n: tuple(said.pop(n)) for n in ("features", "labels", "probes", "families")}
+            study = cls(**lists, **said)
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
+            raise ValueError("its fields are not those of a study. Copy the whole link again.") from error
+        study._check_offered()
+        return study
+
+    def _check_offered(self) -> None:
+        if self.model not in list_models():
+            raise ValueError(f"there is no model {self.model!r} here. Choose from {', '.join(list_models())}.")
+        offered = {
+            "features": feature_names(read_config(self.model)), "labels": label_names(self.text is not None),
+            "probes": list(PROBES), "families": [rule.family for rule in RULES.values()],
+        }  # fmt: skip
+        for name, options in offered.items():
+            for choice in getattr(self, name):
+                if choice not in options:
+                    raise ValueError(f"{choice!r} is none of the {name} offered.")
+        for name, low, high in (("rows", 1, 8), ("per_document", 5, 1000)):
+            if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} may be {low} to {high}.")
+        if type(self.dynamic_share) is not bool or not isinstance(self.text, str | None):
+            raise ValueError("its text or its dynamic_share is of another kind.")
 
     @property
     def rules(self) -> list[int]:

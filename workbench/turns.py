@@ -10,6 +10,9 @@ from contextvars import ContextVar
 
 TELL_EVERY_S = 0.25
 
+MOST_WAITING = 64
+"""In one line; whoever comes after is asked to come back."""
+
 Told = Callable[[int], object]
 """Called with the number of those before one: 0 = nobody, the turn begins."""
 
@@ -27,7 +30,11 @@ def telling(told: Told) -> Iterator[None]:
 
 
 class Turn:
-    """A lock that serves its callers in the order in which they came. Use it with `with`."""
+    """A lock that serves its callers in the order in which they came. Use it with `with`.
+
+    Raises:
+        ValueError: MOST_WAITING others wait already.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Condition()
@@ -40,6 +47,8 @@ class Turn:
     def __enter__(self) -> Turn:
         ticket, told = object(), _told.get()
         with self._guard:
+            if len(self._line) > MOST_WAITING:
+                raise ValueError(f"{MOST_WAITING} requests wait for this model already. Try again in a minute.")
             self._line.append(ticket)
         waited = False
         try:

@@ -9,7 +9,7 @@ Imports torch alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -57,10 +57,15 @@ def set_default_backend(name: str) -> None:
     _default = _known(name)
 
 
+def default_backend() -> str:
+    """What set_default_backend chose."""
+    return _default
+
+
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
     """set_default_backend for the length of a with block; in the whole process, so not for threads side by side."""
-    before = _default
+    before = default_backend()
     set_default_backend(name)
     try:
         yield
@@ -110,20 +115,28 @@ def composed_attention(
     if pre.is_identity and post.is_identity:
         return plain_attention(q_BTNK, k_BSNK, v_BSNK, visible_keys, query_start, key_mask_BS, block_queries)
     if name == AUTO:
-        name = _chosen(q_BTNK, visible_keys, query_start)
+        name = automatic_backend(q_BTNK.shape, q_BTNK.device.type, visible_keys, query_start)
     if T == 1:
         single = triton_single_query if name == "triton" else attend_single_query
         return single(q_BTNK, k_BSNK, v_BSNK, pre, post, key_mask_BS)
     return BACKENDS[name](q_BTNK, k_BSNK, v_BSNK, pre, post, visible_keys, query_start, key_mask_BS, block_queries)
 
 
-def _chosen(q_BTNK: Tensor, visible_keys: int | None, query_start: int) -> str:
-    """What "auto" means for this call."""
-    B, T, N, K = q_BTNK.shape
-    cells, device = B * N * visible_pairs(T, visible_keys, query_start), q_BTNK.device.type
-    if (cells >= AUTO_KERNELS_FROM or N * K >= AUTO_KERNELS_WIDTH) and kernels_found(device):
+def kernels_take_steps(backend: str | None, width: int, device_type: str) -> bool:
+    """Do Triton's kernels run single queries of so wide a model, all heads together, however many keys there are?"""
+    name = _known(_default if backend is None else backend)
+    return name == "triton" or (name == AUTO and width >= AUTO_KERNELS_WIDTH and kernels_found(device_type))
+
+
+def automatic_backend(
+    query_shape: Sequence[int], device_type: str, visible_keys: int | None = None, query_start: int = 0
+) -> str:
+    """What "auto" means for queries [batch, pos, head, d_head] on a kind of device."""
+    B, T, N, K = query_shape
+    cells = B * N * visible_pairs(T, visible_keys, query_start)
+    if (cells >= AUTO_KERNELS_FROM or N * K >= AUTO_KERNELS_WIDTH) and kernels_found(device_type):
         return "triton"
-    return "compiled" if cells >= AUTO_COMPILES_FROM and compiler_found(device) else "eager"
+    return "compiled" if cells >= AUTO_COMPILES_FROM and compiler_found(device_type) else "eager"
 
 
 def _known(name: str) -> str:

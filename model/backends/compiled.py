@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from model.backends.block_math import BlockGradients, attend_block, attend_block_backward
 from model.backends.blockwise import Schedule, attend_blockwise
+from model.backends.fallbacks import fell_back
 from model.backends.inputs import Inputs, block_inputs
 from model.mixing import Mixing
 
@@ -110,10 +110,10 @@ def _run(function: Callable[..., Any], block: Inputs, *others: Tensor) -> Any:
             _failed_on.add(device)
             # the first line often names only the compiler, the second its complaint
             reason = " ".join(str(error).split("\n")[:2])
-            warnings.warn(
+            fell_back(
+                f"compiled on {device}",
                 f"Composed attention could not be compiled for {device} and runs uncompiled, which gives the same "
                 f"numbers more slowly. Reason: {type(error).__name__}: {reason}",
-                stacklevel=2,
             )
     return function(block, *others)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +19,12 @@ from torch import Tensor
 from model.backends.blockwise import attend_blockwise
 from model.backends.compiled import compiled_attention, compiled_schedule
 from model.backends.eager import eager_attention
+from model.backends.fallbacks import fell_back
 from model.backends.inputs import block_inputs
 from model.backends.single_query import attend_single_query
 from model.mixing import Mixing
+
+Result = TypeVar("Result")
 
 _failed_on: set[str] = set()
 """Device types on which a kernel failed; none runs there again in this process."""
@@ -40,7 +42,9 @@ def triton_attention(
     if q_BTHK.dtype == torch.float64:
         return eager_attention(*call, block_queries)
     kernels = _with_gradients if _asks_for_gradients(q_BTHK, k_BSHK, v_BSHK, pre, post) else _without_gradients
-    return _or_else(lambda: kernels(*call, block_queries), lambda: compiled_attention(*call, block_queries), q_BTHK)
+    return kernels_or_else(
+        lambda: kernels(*call, block_queries), lambda: compiled_attention(*call, block_queries), q_BTHK
+    )
 
 
 def triton_single_query(
@@ -56,7 +60,7 @@ def triton_single_query(
 
         return decode(*call)
 
-    return _or_else(kernels, lambda: attend_single_query(*call), q_B1HK)
+    return kernels_or_else(kernels, lambda: attend_single_query(*call), q_B1HK)
 
 
 @functools.cache
@@ -93,7 +97,7 @@ def _asks_for_gradients(q: Tensor, k: Tensor, v: Tensor, pre: Mixing, post: Mixi
     return any(tensor is not None and tensor.requires_grad for tensor in (q, k, v, *factors))
 
 
-def _or_else(kernels: Callable[[], Tensor], otherwise: Callable[[], Tensor], like: Tensor) -> Tensor:
+def kernels_or_else(kernels: Callable[[], Result], otherwise: Callable[[], Result], like: Tensor) -> Result:
     """What the kernels give, or where one fails what the other way gives, after one warning in this process."""
     device = like.device.type
     if device not in _failed_on:
@@ -104,9 +108,9 @@ def _or_else(kernels: Callable[[], Tensor], otherwise: Callable[[], Tensor], lik
         except Exception as error:  # Triton's own errors have no common ancestor
             _failed_on.add(device)
             reason = str(error).strip().split("\n")[0]
-            warnings.warn(
+            fell_back(
+                f"triton on {device}",
                 f"The Triton kernels of composed attention cannot run on {device}; PyTorch's own kernels give the "
                 f"same numbers more slowly. Reason: {type(error).__name__}: {reason}",
-                stacklevel=3,
             )
     return otherwise()

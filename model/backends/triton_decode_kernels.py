@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from model.backends.triton_kernels import INTERPRETED, LEAST_PEAK, LOWEST
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    """With programmatic dependent launch a kernel starts while the one before it ends: this waits for its results."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit
@@ -50,10 +59,11 @@ def decode_score_kernel(
     key_gate_b, key_gate_s,
     GROUPS: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, RANK: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     STEP: tl.constexpr, STEPS: tl.constexpr, HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr,
-    HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr,
+    HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Composed scores of STEPS x STEP keys and all heads of a group, [B, S, H], with each head's peak and sum of
     exponentials [B, split, H]. query_b etc. are the strides of down and up, gate_b etc. those of gates."""
+    wait_for_previous(PDL)
     HEADS: tl.constexpr = GROUPS * N
     split = tl.program_id(0)
     batch = (tl.program_id(1) // GROUPS).to(tl.int64)
@@ -110,8 +120,10 @@ def decode_pattern_kernel(
     keys, splits, query_b, query_g, query_r, gate_b, key_b, key_s, key_g, key_r, key_gate_b, key_gate_s,
     GROUPS: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
     SPLITS: tl.constexpr, HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Composed patterns of BLOCK keys and all heads of a group, in the place of their scores."""
+    wait_for_previous(PDL)
     HEADS: tl.constexpr = GROUPS * N
     batch = (tl.program_id(1) // GROUPS).to(tl.int64)
     group = tl.program_id(1) % GROUPS
@@ -145,9 +157,10 @@ def decode_pattern_kernel(
 def decode_value_kernel(
     composed, v, key_mask, z, keys, v_b, v_s, v_h,
     HEADS: tl.constexpr, D: tl.constexpr, DIMENSIONS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    HAS_MASK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Composed pattern times values, for some dimensions of one head: all keys, BLOCK of them at a time."""
+    wait_for_previous(PDL)
     head, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * DIMENSIONS + tl.arange(0, DIMENSIONS)
     v += batch * v_b + head * v_h

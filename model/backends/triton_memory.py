@@ -8,7 +8,7 @@ SCRATCH_BYTES = 2**28
 """Maps of one chunk of queries: large enough that a chunk fills a GPU, small beside any model that needs one."""
 
 TILE = 64
-"""Queries and keys of a tile, at the most; each row of it keeps a peak and a sum in float32."""
+"""Queries and keys of a tile, at the most; each row of it keeps a peak, a sum and a factor in float32."""
 
 
 def prefill_bytes(
@@ -25,7 +25,7 @@ def prefill_bytes(
     one_block = TILE * heads * columns * of_map
     maps = min(batch * heads * rows * columns * of_map, max(SCRATCH_BYTES, one_block))
     tables = batch * heads * (2 * rank + 1) * (query_sides * queries + key_sides * keys) * 4
-    return maps + maps // of_map // TILE * 8 + tables + batch * queries * heads * d_head * dtype.itemsize
+    return maps + maps // of_map // TILE * 12 + tables + batch * queries * heads * d_head * dtype.itemsize
 
 
 def single_query_bytes(batch: int, keys: int, heads: int, d_head: int, dtype: torch.dtype) -> int:

@@ -21,6 +21,10 @@ from model.transformer import HookedDCFormer
 _ZERO_BUFFERS = {"zero_bias", "b_U"}
 
 
+Watch = Callable[[int, int], object]
+"""Called between two weights with (bytes loaded, bytes of all); what it raises gives the loading up."""
+
+
 def stored_dtype(weights: WeightFiles, names: Iterable[str]) -> torch.dtype:
     """The dtype that most of the weights are stored in; where two hold as many, the wider."""
     elements: Counter[str] = Counter()
@@ -87,12 +91,16 @@ def check_tensors(
 
 
 def fill(
-    model: HookedDCFormer, sources: dict[str, Source], weights: WeightFiles, device_of: Callable[[str], torch.device]
-) -> HookedDCFormer:
+    model: HookedDCFormer, sources: dict[str, Source], weights: WeightFiles, device_of: Callable[[str], torch.device],
+    watch: Watch | None = None,
+) -> HookedDCFormer:  # fmt: skip
     """Give an empty model its weights, in its own dtype, each on the device that belongs to its name."""
-    loaded = {
-        name: _load(sources[name], weights, parameter, device_of(name)) for name, parameter in model.named_parameters()
-    }
+    loaded, done, total = {}, 0, sum(parameter.nbytes for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        if watch is not None:
+            watch(done, total)
+        loaded[name] = _load(sources[name], weights, parameter, device_of(name))
+        done += parameter.nbytes
     if model.cfg.tie_embeddings:
         loaded["unembed.weight"] = loaded["embed.W_E"]
     model.load_state_dict(loaded, strict=True, assign=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import hub, spread
-from model.checkpoints.assemble import check_tensors, empty_model, fill, stored_dtype
+from model.checkpoints.assemble import Watch, check_tensors, empty_model, fill, stored_dtype
 from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.fields import CONFIG_NAME, ConfigFile
 from model.checkpoints.layout import Layout
@@ -24,8 +24,9 @@ _BUNDLED = "demo/"
 
 
 def load_model(
-    source: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
-) -> HookedDCFormer:
+    source: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None, *,
+    watch: Watch | None = None,
+) -> HookedDCFormer:  # fmt: skip
     """A model in eval mode, its weights on the device.
 
     Weights are read one at a time straight to their place and their dtype: the peak is the weights plus the
@@ -36,43 +37,70 @@ def load_model(
             GPT-NeoX's, or a hub id "org/name".
         device: "auto" takes CUDA, else MPS, else the CPU; a model that fits no single GPU is spread over several.
         dtype: of the weights and the computation, by name or as a torch dtype; None = as they are stored.
+        watch: called between two weights with (bytes loaded, bytes of all); what it raises gives the loading up.
     Raises:
         ModelLoadError: the source is unknown, a file is unreadable, a tensor is missing, left over or misshapen,
             or the architecture would be computed wrongly, or the weights do not fit. The message names which.
     """
     where = pick_device(device)
-    wanted = None if dtype is None else _pick_dtype(dtype)
-    directory, name = _locate(source)
     try:
-        return _loaded(directory, name, where, wanted, spread_out=device == "auto")
+        return _load(source, where, dtype, watch, spread_out=device == "auto")
     except (MemoryError, RuntimeError) as error:
         # torch's allocator of the CPU raises RuntimeError, its subclass for GPUs OutOfMemoryError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise ModelLoadError(
-            f"There is not enough memory on {where} to load {name} ({one_line(error, 120)}). Free some, choose another "
-            "device or dtype='bfloat16', or take a smaller model."
+            f"There is not enough memory on {where} to load {source} ({one_line(error, 120)}). Free some, choose "
+            "another device or dtype='bfloat16', or take a smaller model."
         ) from error
 
 
-def _loaded(
-    directory: Path, name: str, where: torch.device, wanted: torch.dtype | None, spread_out: bool
+def _load(
+    source: str | Path, where: torch.device, dtype: str | torch.dtype | None, watch: Watch | None, spread_out: bool
 ) -> HookedDCFormer:
-    config = ConfigFile.read(directory)
-    layout = layout_of(config)
-    weights = open_weights(directory)
-    cfg = _configuration(layout, config, weights, name)
-    tokenizer = load_tokenizer(directory, cfg.d_vocab)
-    if wanted is None:
-        wanted = stored_dtype(weights, (tensor for tensor in weights.entries if not layout.is_derived(tensor, cfg)))
-    _check_pair(where, wanted)
-    cfg = cfg.replace(device=str(where), dtype=wanted, default_prepend_bos=puts_bos_first(tokenizer))
+    config, layout, weights, cfg = _open(source, dtype)
+    _check_pair(where, cfg.dtype)
+    tokenizer = load_tokenizer(weights.directory, cfg.d_vocab)
+    cfg = cfg.replace(device=str(where), default_prepend_bos=puts_bos_first(tokenizer))
     model = empty_model(cfg, tokenizer)
     sources = layout.sources(model, config, weights)
     check_tensors(model, layout, sources, config, weights)
     devices = spread.place(model, where, spread.free_gpus() if spread_out and where.type == "cuda" else None)
-    model = fill(model, sources, weights, lambda name: spread.device_of(devices, name)).eval()
+    model = fill(model, sources, weights, lambda name: spread.device_of(devices, name), watch).eval()
     return model if len(devices) == 1 else spread.dispatch(model, devices)
+
+
+def check_checkpoint(source: str, dtype: str | torch.dtype | None = None) -> DCFormerConfig:
+    """The configuration that load_model would give, after all of its checks that need no weight and no tokenizer.
+
+    Of a directory it reads config.json, the headers of the weights and, in the published layouts, the H x H static
+    matrices. Of a hub id config.json alone is fetched, whose dtype is then taken for that of the weights.
+
+    Raises:
+        ModelLoadError: as load_model.
+    """
+    if hub.is_hub_id(source) and not source.startswith(_BUNDLED) and not Path(source).is_dir():
+        cfg = read_config(source)
+        return cfg if dtype is None else cfg.replace(dtype=_pick_dtype(dtype))
+    config, layout, weights, cfg = _open(source, dtype)
+    model = empty_model(cfg)
+    check_tensors(model, layout, layout.sources(model, config, weights), config, weights)
+    return cfg
+
+
+def _open(
+    source: str | Path, dtype: str | torch.dtype | None
+) -> tuple[ConfigFile, Layout, WeightFiles, DCFormerConfig]:
+    """A checkpoint's files and its configuration, with the dtype asked for, or that of most of its weights."""
+    wanted = None if dtype is None else _pick_dtype(dtype)
+    directory, name = _locate(source)
+    config = ConfigFile.read(directory)
+    layout = layout_of(config)
+    weights = open_weights(directory)
+    cfg = _configuration(layout, config, weights, name)
+    if wanted is None:
+        wanted = stored_dtype(weights, (tensor for tensor in weights.entries if not layout.is_derived(tensor, cfg)))
+    return config, layout, weights, cfg.replace(dtype=wanted)
 
 
 def read_config(source: str | Path) -> DCFormerConfig:

@@ -22,11 +22,12 @@ COLUMNS = {
     "index": "the token's row among all",
 }
 """Of the result, and what they mean."""
+GAP = " … "
 
 
 def top_tokens(
     components: Components, tokens: Sequence[str], documents: ArrayLike, *, count: int = 10, window: int = 8,
-    per_document: int | None = 1,
+    per_document: int | None = 1, positions: ArrayLike | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """For every component, and both ends of a signed one, the tokens with the most extreme scores.
 
@@ -35,6 +36,7 @@ def top_tokens(
             stand together.
         count: tokens for each end. window: tokens of context on either side. per_document: tokens of one document
             that may be listed, so that one document does not fill the list; None = any number.
+        positions: of each token in its document, where some tokens are missing: GAP stands in their place.
     Returns:
         COLUMNS.
     Raises:
@@ -44,18 +46,31 @@ def top_tokens(
     if len(tokens) != n_tokens or owner.shape != (n_tokens,):
         raise ValueError(f"{len(tokens)} tokens and {len(owner)} documents were given for {n_tokens} rows of features.")
     starts, stops = _spans(owner)
+    pieces = _with_gaps(tokens, owner, positions)
     rows = []
     for number in range(components.scores.shape[1]):
         for end in ("high", "low") if components.signed else ("high",):
             chosen = _extreme(components, number, end, owner, count, per_document)
             for rank, index in enumerate(chosen):
-                left = tokens[max(starts[index], index - window) : index]
-                right = tokens[index + 1 : min(stops[index], index + 1 + window)]
+                left = pieces[max(starts[index], index - window) : index]
+                right = pieces[index + 1 : min(stops[index], index + 1 + window)]
+                missing = pieces[index].removesuffix(tokens[index])  # a gap just before the token
                 rows.append(
-                    (number, end, rank, components.scores[index, number], "".join(left), tokens[index],
+                    (number, end, rank, components.scores[index, number], "".join([*left, missing]), tokens[index],
                      "".join(right), owner[index], index)
                 )  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _with_gaps(tokens: Sequence[str], owner: NDArray, positions: ArrayLike | None) -> list[str]:
+    """Each token, behind GAP where those before it are missing."""
+    if positions is None:
+        return list(tokens)
+    at = np.asarray(positions)
+    if at.shape != owner.shape:
+        raise ValueError(f"{len(at)} positions were given for {len(owner)} tokens.")
+    follows = np.concatenate([[True], (at[1:] == at[:-1] + 1) | (owner[1:] != owner[:-1])])
+    return [token if close else f"{GAP}{token}" for token, close in zip(tokens, follows, strict=True)]
 
 
 def _extreme(

@@ -2,6 +2,7 @@
 
 from workbench.figures.by_layer import LayerPanel, by_layer_figure
 from workbench.figures.changed_tokens import changed_tokens_figure
+from workbench.figures.component_scores import component_scores_figure
 from workbench.figures.dynamic_share import dynamic_share_figure
 from workbench.figures.head_matrices import head_matrices_figure
 from workbench.figures.head_scatter import head_scatter_figure
@@ -20,6 +21,7 @@ __all__ = [
     "LayerPanel",
     "by_layer_figure",
     "changed_tokens_figure",
+    "component_scores_figure",
     "dynamic_share_figure",
     "head_matrices_figure",
     "head_scatter_figure",

@@ -20,6 +20,8 @@ MARK = "address of page"
 KEPT = "address kept"
 WRITTEN = "address written"
 RESTORED = "address restored"
+REPLACED = "address replaced"
+MOST_REPLACED = 50
 
 _within: ContextVar[bool] = ContextVar("within an address", default=False)
 
@@ -75,8 +77,11 @@ def _enter(page: str, fields: Sequence[Field]) -> None:
     opened = state.get(MARK) != page
     state[MARK] = page
     # what this session wrote itself is no link, also where it still stands when another page opens
-    asked = here != state.get(WRITTEN) and (bool(here) or not opened) and not _under_way(here)
+    late = not opened and _late(here, fields)
+    asked = here != state.get(WRITTEN) and (bool(here) or not opened) and not _under_way(here) and not late
     state[RESTORED] = asked
+    if asked or (opened and not here):
+        state[WRITTEN] = here  # taken over now: a run that a click cuts short must not make the next one do it again
     kept = state.setdefault(KEPT, {})
     values: dict[str, Any] = {}
     if asked:
@@ -99,8 +104,17 @@ def _given() -> dict[str, str]:
 
 def _under_way(here: dict[str, str]) -> bool:
     """Was this URL replaced a moment ago, when the browser's message had already been sent?"""
-    recent = [(when, said) for when, said in st.session_state.get("address replaced", ()) if _age(when) < UNDER_WAY_S]
-    return any(said == here for _, said in recent)
+    return any(said == here and _age(when) < UNDER_WAY_S for when, said in st.session_state.get(REPLACED, ()))
+
+
+def _late(here: dict[str, str], fields: Sequence[Field]) -> bool:
+    """Is this a URL that was replaced, however long ago, in the message of a person who changed something on the page?
+
+    A busy machine may take any time. Going back or forward changes nothing on the page but the URL.
+    """
+    state, kept = st.session_state, st.session_state.get(KEPT, {})
+    changed = any(state[at.key] != kept[at.key] for at in fields if at.key in state and at.key in kept)
+    return changed and any(said == here for _, said in state.get(REPLACED, ()))
 
 
 def _age(when: float) -> float:
@@ -122,7 +136,6 @@ def _leave(fields: Sequence[Field]) -> None:
         said.pop(longest)
     here = _given()
     if said != here:
-        replaced = [(when, was) for when, was in state.get("address replaced", ()) if _age(when) < UNDER_WAY_S]
-        state["address replaced"] = [*replaced, (time.monotonic(), here)]
+        state[REPLACED] = [*state.get(REPLACED, ()), (time.monotonic(), here)][-MOST_REPLACED:]
         st.query_params.from_dict(said)
     state[WRITTEN] = said

@@ -14,8 +14,7 @@ from probes.interventions import MODES, Change, Combined, Intervention, to_json
 from workbench import drafts
 from workbench.links import Field, choice_field, integer_field, number_field
 from workbench.pages.address import restored
-from workbench.pages.shared import EXAMPLES, workbench
-from workbench.pages.tables import plain
+from workbench.pages.shared import EXAMPLES, told, workbench
 from workbench.viewer.view import visible_token
 
 CORPORA = {"the example prompts": tuple(EXAMPLES.values()), "this prompt": ()}
@@ -116,7 +115,7 @@ def _form_row(number: int, row: int, name: str, prompt: str, run: Capture) -> In
             st.caption(f"Frozen to the mean over the {mean.tokens} tokens of {_prompts(fields['corpus'], prompt)}.")
         return drafts.intervention(fields, mean)
     except ValueError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
 
 
@@ -197,7 +196,7 @@ def _take_link(cfg: DCFormerConfig) -> None:
         try:
             _put_in_place(written, cfg)
         except ValueError as error:
-            st.warning(plain(f"The link says a change that cannot be made here: {error}"), icon=":material/link_off:")
+            st.warning(f"The link says a change that cannot be made here: {told(error)}", icon=":material/link_off:")
 
 
 def _load(cfg: DCFormerConfig) -> None:
@@ -205,7 +204,7 @@ def _load(cfg: DCFormerConfig) -> None:
     try:
         _put_in_place(st.session_state.change_json, cfg)
     except ValueError as error:
-        st.session_state.change_error = str(error)
+        st.session_state.change_error = told(error)
 
 
 def _put_in_place(written: str, cfg: DCFormerConfig) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from probes.metrics import HEAD_METRICS
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import Place, PlaceReading, Reading
 from workbench.figures import changed_tokens_figure, next_token_pairs_figure
 from workbench.links import Field, choice_field, integer_field, places_field, window_field
@@ -27,7 +27,7 @@ from workbench.views import KINDS
 
 def page() -> None:
     bench = workbench()
-    with address("compare", [*run_fields(bench), *side_fields(bench), *PLACE_FIELDS]):
+    with address("compare", [*run_fields(bench, changed=False), *side_fields(bench), *PLACE_FIELDS]):
         compare(bench)
 
 
@@ -42,7 +42,7 @@ PLACE_FIELDS: list[Field] = [
 
 
 def compare(bench: Workbench) -> None:
-    name, prompt, _ = choose_run(bench)
+    name, prompt, _ = choose_run(bench, changed=False)
     st.subheader("Two runs, side by side", anchor=False)
     asked = choose_sides(name, prompt, attempt(bench.model_names))
     with st.spinner("Comparing ...", show_time=True):
@@ -114,7 +114,7 @@ def show_tokens(reading: Reading, place: Place) -> None:
     names = [visible_token(token) for token in rows.token]
     figure = changed_tokens_figure(
         rows.loss_a.to_numpy(), rows.loss_b.to_numpy(), rows.kl.to_numpy(), names, place.query, ("A", "B"),
-        comparisons.places_named(reading),
+        comparison_views.places_named(reading),
     )  # fmt: skip
     st.caption(
         "Loss of the token after each position, from A (grey tick) to B (end of the bar): red where it is higher in B."

@@ -11,28 +11,30 @@ import streamlit as st
 
 from probes.comparison import PAIRINGS
 from probes.metrics import HEAD_METRICS
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import Place, PlaceReading, Reading
 from workbench.figures import metric_pairs_figure
 from workbench.pages.compare_place import MAPS, OVERVIEW, Asked, Head, choose_head
 from workbench.pages.downloads import show_figure, show_maps
 from workbench.pages.explore_link import open_in_explore
 from workbench.pages.shared import attempt
-from workbench.pages.tables import definitions, plain, table
+from workbench.pages.tables import definitions, explain, plain, table
 from workbench.session import Workbench
 from workbench.viewer import MapView
 from workbench.viewer.view import visible_token
 from workbench.views import KINDS, Selection
 
-DISTANCE = "Distance: of the composed patterns, L1 of the two rows over aligned keys (0 = equal; no upper end)."
-
 
 def show_heads(reading: Reading, place: Place, here: PlaceReading) -> None:
     st.markdown("##### Which heads differ?")
-    st.caption(plain(f"Heads: {PAIRINGS[reading.pairing]}. {DISTANCE} Click a head of A to see its maps."))
+    st.caption(plain(f"Heads: {PAIRINGS[reading.pairing]}. Click a head of A to see its maps."))
+    explain(comparisons.HEAD_DISTANCE, "explain compare heads")
     position = reading.pairs[place.query][0]
     show_maps(
-        comparisons.pair_overview(reading, here, position, place.a), key=OVERVIEW, name="compared_heads", height=170
+        comparison_views.pair_overview(reading, here, position, place.a),
+        key=OVERVIEW,
+        name="compared_heads",
+        height=170,
     )
     if reading.pairing == "unpaired":
         st.info("These heads are not paired. Choose one of each side below to see their maps together.")
@@ -49,15 +51,15 @@ def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place)
     kind, stage = _choose_map(reading)
     window = st.session_state["compare window"]
 
-    def both() -> tuple[comparisons.Maps, comparisons.Maps]:
+    def both() -> tuple[comparison_views.Maps, comparison_views.Maps]:
         return bench.side_maps(asked[0], *place.a), bench.side_maps(asked[1], *place.b)
 
     def view() -> MapView:
-        return comparisons.pair_maps(both(), reading, kind, stage, (place.query, place.key), window)
+        return comparison_views.pair_maps(both(), reading, kind, stage, (place.query, place.key), window)
 
     show_maps(attempt(view), key=MAPS, name=f"compared_{kind}_{stage}", again=view)
-    _show_cell(comparisons.aligned_maps(both(), reading, kind, stage), reading, place)
-    _show_ways_to_explore(asked, reading, place)
+    _show_cell(comparison_views.aligned_maps(both(), reading, kind, stage), reading, place)
+    _show_ways_to_explore(bench, asked, reading, place)
 
 
 def _said_of_pair(reading: Reading, place: Place) -> str:
@@ -92,8 +94,9 @@ def _show_cell(values: tuple[np.ndarray, np.ndarray], reading: Reading, place: P
     """The outlined cell in numbers."""
     cell = place.query, place.key
     a, b = (float(of_side[cell]) for of_side in values)
-    names = comparisons.pair_names(reading)
-    query, key = (f"{reading.pairs[at][0]}: {visible_token(names[at])}" for at in cell)
+    names = comparison_views.pair_names(reading)
+    named = [visible_token(names[at]) for at in cell]
+    query, key = named if not reading.same_prompt else (f"{at}: {name}" for at, name in zip(cell, named, strict=True))
     shown = " ".join(f"{side} {_value(value)}   " for side, value in (("A", a), ("B", b), ("B - A", b - a)))
     st.code(f"query {query}    key {key}    {shown}", language=None, wrap_lines=True)
 
@@ -102,16 +105,14 @@ def _value(value: float) -> str:
     return "not visible" if np.isnan(value) else f"{value:.4f}"
 
 
-def _show_ways_to_explore(asked: Asked, reading: Reading, place: Place) -> None:
+def _show_ways_to_explore(bench: Workbench, asked: Asked, reading: Reading, place: Place) -> None:
+    """Each side's run as it is, with its change in place."""
     pairs = reading.pairs[place.query], reading.pairs[place.key]
     with st.container(horizontal=True):
         for number, (name, side, head) in enumerate(zip("AB", asked[:2], (place.a, place.b), strict=True)):
-            intact = "" if side.composition == "as trained" else " as trained"
             at = Selection(*head, pairs[0][number], pairs[1][number])
-            if st.button(
-                f"Open {name}{intact} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"
-            ):
-                open_in_explore(side.model, side.prompt, at)
+            if st.button(f"Open {name} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"):
+                open_in_explore(bench.under(side.model, bench.side_change(side) or ""), side.prompt, at)
 
 
 # -- metrics -----------------------------------------------------------------------------------------
@@ -124,7 +125,8 @@ def show_metrics(bench: Workbench, asked: Asked, reading: Reading, place: Place)
             "Metrics stand side by side for paired heads, and these are not paired. See each model on the Heads page."
         )
         return
-    found = attempt(lambda: bench.compared_metrics(*asked))
+    with st.spinner("Measuring both sides ...", show_time=True):
+        found = attempt(lambda: bench.compared_metrics(*asked))
     metrics = [metric for metric in HEAD_METRICS if metric.name in set(found["metric"])]
     titles = {metric.name: metric.title for metric in metrics}
     if st.session_state["compare metric"] not in titles:  # the prompts do not allow it

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from workbench import comparisons
+from workbench import comparison_views, comparisons
 from workbench.comparisons import Place, Reading, Side
 from workbench.pages.address import restored
 from workbench.session import Workbench
@@ -30,16 +30,16 @@ def current_place(bench: Workbench, asked: Asked, reading: Reading) -> Place:
         choose_head(*on_heads.pick)
     head_a, head_b = _heads(reading)
     maps = bench.side_maps(asked[0], *head_a), bench.side_maps(asked[1], *head_b)
-    values = comparisons.aligned_maps(maps, reading, state["compare map"], state["compare stage"])
+    values = comparison_views.aligned_maps(maps, reading, state["compare map"], state["compare stage"])
     if on_maps.pick is not None:
-        query, key = comparisons.snap(values, on_maps.pick, state["compare window"])
+        query, key = comparison_views.snap(values, on_maps.pick, state["compare window"])
         state["compare at"], state["compare key"] = reading.pairs[query][0], reading.pairs[key][0]
     if on_maps.window is not None:
         state["compare window"] = on_maps.window
     query = _query(reading)
     state["compare at"] = reading.pairs[query][0]  # where the nearest aligned token is
     if state["compare key"] is None:
-        state["compare key"] = reading.pairs[comparisons.strongest_key(values, query)][0]
+        state["compare key"] = reading.pairs[comparison_views.strongest_key(values, query)][0]
     return Place(head_a, head_b, query, reading.pair_of(state["compare key"]))
 
 

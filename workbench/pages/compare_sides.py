@@ -9,7 +9,8 @@ import streamlit as st
 
 from workbench.comparisons import COMPOSITIONS, Side
 from workbench.links import Field, choice_field, flag_field, text_field
-from workbench.pages.shared import EXAMPLES, attempt
+from workbench.pages.address import end
+from workbench.pages.shared import EXAMPLES, SAVED, attempt
 from workbench.pages.tables import plain
 from workbench.session import Workbench
 
@@ -70,14 +71,31 @@ def _side(side: str, model: str, prompt: str) -> Side:
         return Side(model, prompt, kind, corpus=tuple(EXAMPLES.values()))
     if kind != "intervention":
         return Side(model, prompt, kind)
+    _offer_saved(side)
     written = st.text_area(
         f"Interventions of {side.upper()} as JSON", key=f"compare {side} json", height=100,
         help="What Download JSON on the Intervene page writes.",
     )  # fmt: skip
     if not written.strip():
         st.info(f"Paste the interventions of side {side.upper()}: the Intervene page saves them as JSON.")
-        st.stop()
+        end()
     return Side(model, prompt, kind, written)
+
+
+def _offer_saved(side: str) -> None:
+    """A list of the changes that this session saved on the page Intervene; the chosen one is written out below."""
+    saved: dict[str, str] = st.session_state.get(SAVED) or {}
+    if not saved:
+        return
+
+    def take() -> None:
+        if chosen := st.session_state[f"compare {side} saved"]:
+            st.session_state[f"compare {side} json"] = chosen
+
+    st.selectbox(
+        f"Saved for {side.upper()}", ["", *saved], format_func=lambda one: saved.get(one, "choose a saved change"),
+        key=f"compare {side} saved", on_change=take,
+    )  # fmt: skip
 
 
 def _prompt_of_b(prompt: str) -> str:
@@ -86,7 +104,7 @@ def _prompt_of_b(prompt: str) -> str:
     other = st.text_area("Prompt of B", key="compare b prompt", height=100, help="Ctrl + Enter runs it.")
     if not other:
         st.info("Type what side B reads.", icon=":material/edit:")
-        st.stop()
+        end()
     return other
 
 

@@ -17,7 +17,7 @@ from workbench.pages.address import address, restored
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_maps
 from workbench.pages.inspector import LOOKS, inspector, take_line_click
-from workbench.pages.shared import attempt, choose_run, run_fields, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, told, workbench
 from workbench.pages.tables import explain, plain
 from workbench.scripts import explore_script
 from workbench.session import Workbench
@@ -61,10 +61,16 @@ def explore(bench: Workbench) -> None:
     with tools:
         copy_as_python(explore_script(*bench.parts(name), prompt, selection, kind))
         st.download_button(
-            "Save capture", lambda: capture_npz(run, name, prompt), "capture.npz", "application/octet-stream",
+            "Save capture", lambda: capture_file(bench, (name, prompt)), "capture.npz", "application/octet-stream",
             icon=":material/download:", on_click="ignore", key="capture npz",
             help="One NPZ file: queries, keys, values and mixing factors of every layer, logits, and their metadata.",
         )  # fmt: skip
+
+
+def capture_file(bench: Workbench, question: Question) -> bytes:
+    """The capture's file. Streamlit keeps what makes a download as long as the session lives, so that it must not hold
+    the capture itself: a hundred megabytes and more, outside the bounded cache."""
+    return capture_npz(bench.capture(*question), *question)
 
 
 # -- selection: what is looked at, kept while the prompt stays the same ------------------------------
@@ -149,7 +155,7 @@ def show_overview(bench: Workbench, question: Question, run: Capture, selection:
     try:
         found = attempt_quietly(bench, question, measure)
     except ValueError as error:
-        st.info(plain(str(error)))
+        st.info(told(error))
         return
     row = sorted(run.layers).index(selection.layer)
     show_maps(overview_view(found, (row, selection.head)), key="overview", name=measure, height=170)
@@ -167,9 +173,9 @@ def show_head(bench: Workbench, question: Question, run: Capture, selection: Sel
     st.caption(views.MEANINGS[kind])
     window = st.session_state.window
 
-    def view() -> MapView:
+    def view() -> MapView:  # kept for the downloads as long as the session lives: it must not hold the capture
         maps = bench.maps(*question, selection.layer, selection.head)
-        return views.head_maps(maps, run, selection, kind, window)
+        return views.head_maps(maps, bench.capture(*question), selection, kind, window)
 
     show_maps(view(), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
     return kind

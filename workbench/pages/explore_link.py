@@ -9,7 +9,7 @@ import streamlit as st
 from model import Capture
 from workbench import views
 from workbench.links import pack_text
-from workbench.pages.shared import attempt
+from workbench.pages.shared import UNDER, attempt, workbench
 from workbench.views import Selection
 
 
@@ -31,8 +31,12 @@ def explore_button(
 
 
 def open_in_explore(model: str, prompt: str, at: Selection) -> NoReturn:
-    """Go to Explore, at a place of a model and prompt, as a link would."""
+    """Go to Explore, at a place of a model and prompt, as a link would.
+
+    Args:
+        model: a name as Workbench takes it, so that it may carry a change.
+    """
+    name, change = workbench().parts(model)
     place = f"{at.layer}.{at.head}.{at.query}.{at.key}"
-    st.switch_page(
-        "workbench/pages/explore.py", query_params={"model": model, "prompt": pack_text(prompt), "at": place}
-    )
+    said = {"model": name, "prompt": pack_text(prompt), "at": place} | ({UNDER: pack_text(change)} if change else {})
+    st.switch_page("workbench/pages/explore.py", query_params=said)

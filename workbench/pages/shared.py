@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import streamlit as st
 
 from model import Capture
+from workbench.access import model_folders
 from workbench.drafts import label, loaded
 from workbench.links import Field, choice_field, text_field
 from workbench.pages.address import end
 from workbench.pages.tables import plain
 from workbench.pages.task_row_choice import task_row_choice
+from workbench.serving.wording import for_browser
 from workbench.session import Workbench
 from workbench.turns import telling
 
@@ -44,7 +45,7 @@ def workbench() -> Workbench:
     # of a second that stops every other thread too, unless these objects are set apart
     gc.collect()
     gc.freeze()
-    return Workbench(model_folder=os.environ.get("WORKBENCH_MODELS"))
+    return Workbench(model_folders())
 
 
 def attempt(action: Callable[[], Value]) -> Value:
@@ -57,8 +58,13 @@ def attempt(action: Callable[[], Value]) -> Value:
         with telling(line.show):
             return action()
     except (ValueError, TypeError, OSError) as error:
-        st.error(plain(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         end()
+
+
+def told(error: Exception) -> str:
+    """What an error says, in Markdown: as text, and without the folders of this machine."""
+    return plain(for_browser(error))
 
 
 class _Line:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import streamlit as st
 from model import list_models
 from probes.tasks import RULES
 from workbench.jobs import Cancelled, Job
-from workbench.pages.shared import attempt, workbench
+from workbench.pages.address import restored
+from workbench.pages.shared import attempt, told, workbench
 from workbench.pages.study_section import show_study
 from workbench.small_studies import LONGEST_S, PASTED, PROBES, SmallStudy, feature_names, label_names
 
 POLL_S = 0.5
+WRITTEN = "small study written"
+"""Key of what the form says, as JSON, in st.session_state: what a link takes over."""
 TASKS, TEXT = "in-context task rows", "pasted text"
 MOST_CHARACTERS = 200_000
 STARTS_WITH = ("query_part@3.post", "key_part@3.post")
@@ -33,7 +37,9 @@ class Asked:
 
 
 def small_study_section() -> None:
+    _take_link()
     request = _request()
+    st.session_state[WRITTEN] = json.dumps(asdict(request))
     asked: Asked | None = st.session_state.get("small study")
     busy = asked is not None and asked.job.running
     with st.expander("The same study as a file", icon=":material/description:"):
@@ -51,6 +57,27 @@ def small_study_section() -> None:
         st.fragment(_progress, run_every=POLL_S)(asked)
     else:
         _show(asked, request)
+
+
+def _take_link() -> None:
+    """Where the page was opened by a link that says a study, put it into the form, as far as it can be asked for."""
+    written = st.session_state.get(WRITTEN)
+    if not (restored() and written):
+        return
+    try:
+        said = SmallStudy.read(written)
+    except ValueError as error:
+        st.warning(f"The link says a study that cannot be read: {told(error)}", icon=":material/link_off:")
+        return
+    corpus = TASKS if said.text is None else TEXT
+    asked = {
+        "small model": said.model, "small corpus": corpus, "small text": said.text or "", "small rows": said.rows,
+        "small families": list(said.families), f"small features {said.model}": list(said.features),
+        f"small labels {corpus}": list(said.labels), "small probes": list(said.probes), "small kept": said.per_document,
+        "small shares": said.dynamic_share,
+    }  # fmt: skip
+    for key, value in asked.items():
+        st.session_state[key] = value
 
 
 # -- the form ----------------------------------------------------------------------------------------

@@ -9,27 +9,49 @@ import pandas as pd
 import streamlit as st
 
 from probes.store import Store
+from workbench.access import allowed_store, store_folders
+from workbench.pages.copy_python import copy_as_python
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain, table
+from workbench.scripts import store_script
 from workbench.viewer.view import visible_token
 
+ROOT = Path(__file__).parents[2]
 ROWS = 50
 MIB = 2**20
 
 
 def store_section() -> None:
-    typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
-    if not typed:
-        st.info(
-            "Type the folder of a store: `python -m workbench harvest --data corpus.txt --out store` writes one, and a "
-            "study keeps its own in its subfolder stores."
-        )
+    store = chosen_store("Its features, labels and first rows are shown.")
+    if store is None:
         return
-    store = attempt(lambda: Store.open(typed))
     _numbers(store)
+    copy_as_python(store_script(shown_folder(Path(store.folder)), ROWS))
     _features(store)
     _labels(store)
     _rows(store)
+
+
+def chosen_store(what: str) -> Store | None:
+    """The store whose folder is typed; None, and a message, where none is.
+
+    Args:
+        what: sentence that says what the section does with it.
+    """
+    typed = st.text_input("Folder that a harvest wrote", key="store folder", persist_state="session").strip()
+    if not typed:
+        st.info(
+            f"Type the folder of a store. {what} `python -m workbench harvest --data corpus.txt --out runs/store` "
+            "writes one, and a study keeps its own in its subfolder stores. Stores are opened in the workbench's runs "
+            "and studies, and in the folders that `python -m workbench app --stores` was given."
+        )
+        return None
+    return attempt(lambda: Store.open(allowed_store(typed, store_folders())))
+
+
+def shown_folder(folder: Path) -> str:
+    """A folder as a script names it: from the workbench's own folder where it lies there."""
+    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
 
 
 def _numbers(store: Store) -> None:
@@ -44,7 +66,7 @@ def _numbers(store: Store) -> None:
     for place, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         place.metric(label, value)
     weights = f"{store.model_name}, weights {model['weights_sha256'][:12]}, {model['dtype']}"
-    source = ", ".join(map(str, corpus.get("files", []))) or _settings(corpus)
+    source = ", ".join(Path(str(name)).name for name in corpus.get("files", [])) or _settings(corpus)
     st.caption(plain(f"Model: {weights}. Corpus: {corpus['kind']}{f' ({source})' if source else ''}."))
 
 

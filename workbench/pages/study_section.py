@@ -13,14 +13,16 @@ from probes.probing.table import COLUMNS as PROBED
 from probes.study import Finding, Study, findings, read_results
 from probes.study.dynamic_share import COLUMNS as SHARES
 from probes.study.run import CONFIG, FILES
-from workbench.pages.shared import PLOT, attempt
+from workbench.access import allowed_directory, allowed_store, store_folders
+from workbench.pages.copy_python import copy_as_python
+from workbench.pages.downloads import show_figure
+from workbench.pages.shared import attempt
+from workbench.pages.store_section import shown_folder
 from workbench.pages.tables import plain, table
+from workbench.scripts import study_script
 from workbench.small_studies import studies_in
 from workbench.study_report import study_figures, study_html
 
-ROOT = Path(__file__).parents[2]
-PLACES = (ROOT / "studies", ROOT / "runs" / "studies")
-"""Where studies lie: those that come with the workbench, and those that `workbench study run` wrote."""
 ANOTHER = "another folder"
 MEANINGS = {
     "model": "name of the model in the study", "seed": "of folds, fakes, resamples and probes",
@@ -46,6 +48,7 @@ def show_study(folder: Path, key: str) -> None:
     if study.question:
         st.markdown(plain(study.question))
     st.caption(_facts(study, config))
+    copy_as_python(study_script(shown_folder(folder)), key=f"{key} python")
     _words(found, several=len(study.models) > 1)
     _figures(study, tables, key)
     _tables(tables, folder, key)
@@ -53,18 +56,26 @@ def show_study(folder: Path, key: str) -> None:
 
 def _chosen() -> Path | None:
     """The folder of the study that is looked at; None, and a message, where none is named."""
-    known = studies_in(*PLACES)
+    folders = store_folders()
+    found = studies_in(*folders, *(folder / "studies" for folder in folders))
+    known = {name: path for name, path in found.items() if allowed_directory(str(path), folders) is not None}
+    if st.session_state.get("study chosen") not in (*known, ANOTHER):
+        st.session_state["study chosen"] = next(iter(known), ANOTHER)
     choice = st.selectbox(
         "Study", [*known, ANOTHER], key="study chosen", persist_state="session",
-        help="Those that come with the workbench, then those in runs/studies.",
+        help="Those in the folders of studies, and those that come with the workbench.",
     )  # fmt: skip
     if choice != ANOTHER:
         return known[choice]
     typed = st.text_input("Folder that a study wrote", key="study folder", persist_state="session").strip()
     if not typed:
-        st.info("Type the folder of a finished study, or run one: `python -m workbench study run FILE.yaml`.")
+        st.info(
+            "Type the folder of a finished study, or run one: `python -m workbench study run FILE.yaml`. Studies are "
+            "opened in the workbench's runs and studies, and in the folders that `python -m workbench app --stores` "
+            "was given."
+        )
         return None
-    return Path(typed).expanduser()
+    return attempt(lambda: allowed_store(typed, folders))
 
 
 Read = tuple[Study, dict[str, pd.DataFrame], dict[str, Any], list[Finding]]
@@ -115,10 +126,15 @@ def _sentences(one: Finding, several: bool) -> str:
 def _figures(study: Study, tables: dict[str, pd.DataFrame], key: str) -> None:
     parts = list(study_figures(study, tables))
     titles = list(dict.fromkeys(title for title, _ in parts))
-    chosen = st.selectbox("Figures of", titles, key=f"{key} figures of") if len(titles) > 1 else titles[0]
+    chosen = titles[0]
+    if len(titles) > 1:
+        at = f"{key} figures of"
+        if st.session_state.get(at) not in titles:
+            st.session_state[at] = titles[0]
+        chosen = st.selectbox("Figures of", titles, key=at, persist_state="session")
     figures = [figure for title, figures in parts if title == chosen for figure in figures]
     for number, figure in enumerate(figures):
-        st.plotly_chart(figure, config=PLOT, key=f"{key} {chosen} {number}")
+        show_figure(figure, key=f"{key} {chosen} {number}", name=f"{chosen}_{number}".replace(" ", "_"))
 
 
 def _tables(tables: dict[str, pd.DataFrame], folder: Path, key: str) -> None:

@@ -32,7 +32,9 @@ def chosen_pair(model: HookedDCFormer) -> ChosenPair | None:
         return ChosenPair(name, pair_of(name, model.tokenizer))
 
     with st.container(border=True):
+        about = st.container()
         st.button("Leave the pair", icon=":material/close:", on_click=_leave, key="leave pair", type="tertiary")
+    with about:
         pair = attempt(read)
         right, other = pair.rows.answers
         st.caption(
@@ -41,7 +43,7 @@ def chosen_pair(model: HookedDCFormer) -> ChosenPair | None:
             + plain(f"{other}.")
         )
         lines = (f"{kind:>9}: {row.lines[-1]}" for kind, row in zip(Pair._fields, pair.rows, strict=True))
-        st.code("\n".join(lines), language=None)
+        st.code("\n".join(lines), language=None, wrap_lines=True)
     return pair
 
 

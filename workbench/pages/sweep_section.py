@@ -47,7 +47,7 @@ def sweep_fields() -> list[Field]:
         list_field("sweep layers", int), list_field("sweep sites", options=SITES), list_field("sweep positions", int),
         *(choice_field(f"sweep over {len(offered)}", offered, f"over-{len(offered)}") for offered in OFFERED),
         integer_field("sweep rows", default=8, low=1, high=1000), integer_field("sweep seed", None, 0, 0, 2**31 - 1),
-        *(choice_field(f"sweep measure{end}", list(MEASURES)) for end in ("", " of pair")),
+        choice_field("sweep measure", list(MEASURES)), choice_field("sweep measure of pair", OF_PAIR),
         flag_field("sweep estimate"), *(field for key, modes in _mode_keys() for field in mode_fields(key, modes)),
     ]  # fmt: skip
 
@@ -103,6 +103,8 @@ def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> S
         positions = position_choice(where[2], run, "sweep positions") if grid == "position" else []
         over = st.columns(3, vertical_alignment="bottom")
         rows, seed = _examples(over[0], over[2], grid) if pair is None else (0, 0)
+        if pair is not None:
+            over[0].caption("Measured over the answer of the pair's clean row.")
         measures = list(MEASURES) if rows else OF_PAIR if pair is not None else list(OF_TEXT)
         key = f"sweep measure{of_pair(pair)}"
         if st.session_state.get(key) not in measures:  # other sequences allow other measures

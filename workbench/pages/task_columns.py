@@ -21,7 +21,9 @@ def rule_choice(place: Any, label: str, families: list[str], key: str) -> list[i
     """Rules of some families (none named: of all), and those that were chosen already."""
     chosen = st.session_state.get(key) or []
     offered = [number for number, rule in RULES.items() if not families or rule.family in families or number in chosen]
-    return place.multiselect(label, offered, key=key, placeholder="all", format_func=rule_label)
+    return place.multiselect(
+        label, offered, key=key, placeholder="all", format_func=rule_label, persist_state="session"
+    )
 
 
 def printable(answers: pd.DataFrame) -> pd.DataFrame:

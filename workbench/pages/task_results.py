@@ -30,7 +30,7 @@ ABOUT_DIFFERENCES = (
 def show_result(bench: Workbench, result: TaskResult) -> None:
     by = st.segmented_control(
         "By", list(GROUPINGS), required=True, key="task by", format_func=lambda name: f"by {name}",
-        label_visibility="collapsed",
+        label_visibility="collapsed", persist_state="session",
     )  # fmt: skip
     by = by or next(iter(GROUPINGS))
     show_accuracy(result, by)
@@ -99,12 +99,14 @@ def show_answers(bench: Workbench, result: TaskResult) -> None:
 def choose_answers(answers: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     """The answers that the filters let through."""
     places = st.columns(3)
-    families = places[0].multiselect("Only families", FAMILIES, key="task only families", placeholder="all")
+    families = places[0].multiselect("Only families", FAMILIES, key="task only families", placeholder="all",
+                                     persist_state="session")  # fmt: skip
     rules = rule_choice(places[1], "Only rules", families, "task only rules")
     offered = outcomes(models)
     if st.session_state.get("task outcome") not in offered:  # of other models, or of a link
         st.session_state["task outcome"] = offered[0]
-    outcome = places[2].selectbox("Only answers with", offered, key="task outcome", format_func=outcome_label)
+    outcome = places[2].selectbox("Only answers with", offered, key="task outcome", format_func=outcome_label,
+                                  persist_state="session")  # fmt: skip
     return filtered(answers, families, rules, outcome or offered[0])
 
 

@@ -8,6 +8,7 @@ from probes.tasks import FAMILIES, RULES
 from probes.tasks.generator import DEMONSTRATIONS, LINES
 from workbench.pages.tables import plain
 from workbench.pages.task_columns import rule_label
+from workbench.serving.wording import for_browser
 from workbench.session import Workbench
 from workbench.task_rows import RowName, prompt_before
 
@@ -41,4 +42,4 @@ def _take(bench: Workbench, model: str, name: RowName) -> None:
             raise ValueError("This model has no tokenizer, and task rows are texts. Choose another model.")
         st.session_state.prompt = prompt_before(name.row(), name.line, tokenizer)
     except (ValueError, OSError) as error:
-        st.session_state[ERROR] = str(error)
+        st.session_state[ERROR] = for_browser(error)

@@ -18,7 +18,7 @@ from workbench.pages.address import address, end, restored
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_figure
 from workbench.pages.explore_link import explore_button
-from workbench.pages.shared import attempt, choose_run, run_fields, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, told, workbench
 from workbench.pages.tables import plain, table
 from workbench.scripts import virtual_heads_script
 from workbench.session import Workbench
@@ -174,7 +174,7 @@ def choose_tokens(model: HookedDCFormer, run: Capture, query: int) -> Tokens | N
         if other_contrast:
             return token, model.to_single_token(other_contrast)
     except ValueError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
     return token, None if contrast == NONE else contrast
 
@@ -304,7 +304,7 @@ def show_orders(run: Capture, found: Attributions, layer: int, query: int) -> No
     try:
         parts = pre_and_post_of_layer(run, layer, query, found.direction)
     except ValueError as error:  # a model that does not mix at both sites
-        st.info(str(error))
+        st.info(told(error))
         return
     st.caption(
         "The softmax lies between the two, so they do not commute: what one brings depends on whether the other is "

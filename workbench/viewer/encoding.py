@@ -93,6 +93,7 @@ def _header(view: MapView) -> dict[str, Any]:
         "rows": _labels_header(view.rows),
         "cols": _labels_header(view.cols),
         "absent": view.absent,
+        "stretch": view.stretch,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ Window = tuple[tuple[int, int], tuple[int, int]]
 _CONTROL_PICTURES = {"\n": "↵", "\t": "⇥", "\r": "␍", "\N{NO-BREAK SPACE}": "⍽"}
 
 
+@lru_cache(maxsize=1 << 16)  # every run of a page asks for every token of a long prompt several times
 def visible_token(text: str) -> str:
     """The token as one line of visible characters: newline ↵, tab ⇥, outer spaces ·, nothing at all ∅."""
     outer = re.fullmatch(r"( *)(.*?)( *)", text, flags=re.DOTALL)
@@ -118,6 +120,7 @@ class MapView:
         window: the part of the full map that `values` cover; None is all of it.
         size: (rows, columns) of the full map; None takes it from the panels (then `window` must be None).
         absent: what the read-out says of an absent cell.
+        stretch: fill the width and the height given, with cells that are not square.
     `values` hold either one entry for each cell of the window or a reduction of it (`reduce_map`).
     Raises:
         ValueError: panels, labels, window and selection contradict each other.
@@ -130,6 +133,7 @@ class MapView:
     window: Window | None = None
     size: tuple[int, int] | None = None
     absent: str = "not visible to this query"
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         shapes = {panel.values.shape for panel in self.panels}

@@ -1,10 +1,12 @@
 // A viewer as one SVG document: what stands on the page, at the places where it stands. The cells are pictures of the
 // canvases without cross-hair or hover; all text is text. A PNG is this SVG, drawn.
 
+const SVG = "http://www.w3.org/2000/svg";
+
 function pictureSvg(viewer) {
   const frame = viewer.parts.grid.getBoundingClientRect();
   const { width, height } = frame;
-  const picture = svgElement("svg", { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}` });
+  const picture = svgElement("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}` });
   const style = getComputedStyle(viewer.root);
   picture.append(svgElement("rect", { width, height, fill: style.backgroundColor }));
   viewer.parts.panels.forEach((part, index) => picture.append(...panelPicture(viewer, part, index, frame)));
@@ -12,7 +14,7 @@ function pictureSvg(viewer) {
 }
 
 function svgElement(tag, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }

@@ -149,11 +149,13 @@ function computeLayout(viewer) {
   };
 }
 
-// Square cells, as large as the width and the height limit allow.
+// Square cells, as large as the width and the height limit allow; or, stretched, the whole width and height.
 function plotSize(map, available) {
   const [rows, cols] = map.size;
   const widest = Math.min(available, MAX_PLOT_PX.width);
-  const cell = Math.min(widest / cols, (map.height ?? MAX_PLOT_PX.height) / rows, MAX_CELL_PX);
+  const highest = map.height ?? MAX_PLOT_PX.height;
+  if (map.stretch) return { width: plotLength(widest, cols, map.maxPx), height: plotLength(highest, rows, map.maxPx) };
+  const cell = Math.min(widest / cols, highest / rows, MAX_CELL_PX);
   return { width: plotLength(cell * cols, cols, map.maxPx), height: plotLength(cell * rows, rows, map.maxPx) };
 }
 
