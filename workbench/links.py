@@ -17,6 +17,8 @@ MAX_CHARACTERS = 1 << 20
 """Longest text that a URL may hold when unpacked: a few kilobytes must not become a gigabyte."""
 MAX_URL = 16_000
 """Longest URL written, in characters: browsers and servers drop longer ones."""
+LONGEST_READ = 1 << 18
+"""Longest value of a URL that is looked at, in characters: no server passes on a longer one."""
 SHOWN = 60
 
 
@@ -124,6 +126,9 @@ def read_state(fields: Sequence[Field], parameters: Mapping[str, str]) -> tuple[
     values, refused = {}, []
     for field in fields:
         if field.name in parameters:
+            if len(parameters[field.name]) > LONGEST_READ:
+                refused.append(f"The link says more than {LONGEST_READ:,} characters of {field.name}; shorten it.")
+                continue
             try:
                 values[field.key] = field.parse(parameters[field.name])
             except Unreadable as error:

@@ -162,7 +162,8 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ModelLoadError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}.")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(name, str) or not dense:
             raise ModelLoadError(f"{path} must hold names to dense tensors; {name!r} is a {type(value).__name__}.")
     return content
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import zipfile
@@ -71,6 +72,7 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
         _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_state(state, model)
+        _check_groups(state["optimizer"].get("param_groups"), model, optimizer)
         set_model_state_dict(model, state["model"], options=_WHOLE)
         set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_WHOLE)
         scheduler.load_state_dict(state["scheduler"])
@@ -110,6 +112,27 @@ def _check_state(state: Any, model: HookedDCFormer) -> None:
     ]
     if wrong:
         raise ValueError(f"{wrong[0]} is not there, of another shape or dtype, or not finite")
+
+
+def _check_groups(held: Any, model: HookedDCFormer, optimizer: Optimizer) -> None:
+    """Are these the groups of this optimizer: each parameter once, and settings as the recipe makes them?"""
+    ours = optimizer.param_groups
+    if not isinstance(held, list) or len(held) != len(ours) or not all(isinstance(one, dict) for one in held):
+        raise ValueError("the optimizer's groups are not those of this recipe")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for theirs, group in zip(held, ours, strict=True):
+        settings = {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+        wrong = [name for name, value in settings.items() if name in theirs and _plain(theirs[name]) != _plain(value)]
+        if wrong or theirs.get("params") != [names[id(one)] for one in group["params"]]:
+            raise ValueError(f"a group of the optimizer differs in {(wrong or ['params'])[0]}")
+        if not all(
+            isinstance(theirs.get(name), float) and math.isfinite(theirs[name]) for name in ("lr", "initial_lr")
+        ):
+            raise ValueError("a group of the optimizer has no learning rate")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _no_moments(held: Any, ours: Tensor | None, step: int) -> bool:

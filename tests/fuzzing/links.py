@@ -45,7 +45,7 @@ def component() -> Component:
 
 def harm(draw: Draw, files: Files) -> str:
     found = json.loads(files[FILE])
-    for name in draw(st.lists(st.sampled_from(sorted(VALID)), min_size=1, max_size=4)):
+    for name in draw(st.lists(st.sampled_from(sorted(VALID)), min_size=1, max_size=4, unique=True)):
         value = draw(st.sampled_from(["text", "strange", "number", "joined", "cut", "packed", "bomb"]))
         found[name] = {
             "text": lambda: draw(st.text(max_size=30)),
