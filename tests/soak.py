@@ -18,7 +18,7 @@ PARTS = {
     "kills of a study": ["-m", "tests.kill_study", "--kills", "10"],
     "kills of a training run": ["-m", "pytest", "-q", "tests/test_training_resume.py"],
     "disks": ["-m", "pytest", "-q", "tests/test_full_disks.py"],
-    "two processes": ["-m", "pytest", "-q", "tests/test_two_processes.py"],
+    "two processes": ["-m", "pytest", "-q", "tests/test_two_processes.py", "tests/test_clocks_and_vanished_files.py"],
     "numbers": ["-m", "pytest", "-q", "tests/test_invariants.py", "tests/test_strange_models.py"],
 }
 """Name -> arguments of Python. Those that draw at random draw anew each time."""
