@@ -48,7 +48,7 @@ def others(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bench(others):
-    return Workbench(Path(others["turned"]).parent)
+    return Workbench([Path(others["turned"]).parent])
 
 
 def truth(model, kind: str):
