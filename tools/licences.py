@@ -40,16 +40,13 @@ def licence_of(told: PackageMetadata) -> str:
     """The SPDX expression, else the classifiers, else the first line of the free text."""
     classified = [line.rsplit(" :: ", 1)[1] for line in told.get_all("Classifier", []) if line.startswith("License ::")]
     classified = [name for name in classified if name != "OSI Approved"]
-    free = next(
-        (line.strip() for line in (told["License"] if "License" in told else "").splitlines() if line.strip()), ""
-    )
-    name = (
-        (told["License-Expression"] if "License-Expression" in told else "")
-        or " or ".join(classified)
-        or free
-        or "not said"
-    )
+    free = next((line.strip() for text in _said(told, "License") for line in text.splitlines() if line.strip()), "")
+    name = "".join(_said(told, "License-Expression")) or " or ".join(classified) or free or "not said"
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+
+
+def _said(told: PackageMetadata, field: str) -> list[str]:
+    return told.get_all(field) or []
 
 
 def table(packages: dict[str, str]) -> str:
