@@ -18,18 +18,21 @@ class Busy(ValueError):
 
 
 @contextmanager
-def locked(path: Path, busy: str = "", wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file, which is made, or of a folder that is there.
+def locked(path: Path, busy: str = "", wait: bool = False, folder: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, which is made, or of a folder.
 
     Args:
         busy: the sentence that says who may hold it and what to do. wait: for another process to let it go; otherwise
-            it is an error that one has it.
+            it is an error that one has it. folder: the path is a folder, and nothing is made where it is not there.
     Raises:
-        Busy: another process holds it.
+        Busy: another process holds it. OSError: the file cannot be made, or there is no such folder.
     """
-    if not path.is_dir():
+    if folder and fcntl is None:
+        yield  # Windows opens no folders either
+        return
+    if not folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if folder else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
     try:
         if fcntl is not None:

@@ -75,6 +75,12 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         pass
 
 
+def test_the_lock_of_a_folder_that_is_not_there_makes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "gone", folder=True):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_processes_that_save_over_each_other_leave_one_whole_model_at_every_moment(tmp_path):
     models = {seed: random_model(seed=seed) for seed in (1, 2)}
     save_model(models[1], tmp_path / "m")

@@ -22,7 +22,7 @@ def take_place(new: Path, target: Path) -> None:
 
     Several processes may do this at once: the last one's directory stays.
     """
-    with locked(target.parent, wait=True):
+    with locked(target.parent, wait=True, folder=True):
         if not target.exists():
             new.rename(target)
         elif _exchanged(new, target):
@@ -38,9 +38,9 @@ def new_directory(target: Path) -> Iterator[Path]:
     new = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
     try:
         with ExitStack() as held:
-            with locked(target.parent, wait=True):  # clear_dead must not see it without its lock
+            with locked(target.parent, wait=True, folder=True):  # clear_dead must not see it without its lock
                 new.mkdir()
-                held.enter_context(locked(new))
+                held.enter_context(locked(new, folder=True))
             yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -48,13 +48,13 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 def clear_dead(target: Path) -> None:
     """Put right what killed processes left: half-written directories go, a model between its two names comes back."""
-    with locked(target.parent, wait=True):
+    with locked(target.parent, wait=True, folder=True):
         for left in target.parent.glob(f".{target.name}.*.new"):
             try:
-                with locked(left):  # its writer would hold it
+                with locked(left, folder=True):  # its writer would hold it
                     shutil.rmtree(left, ignore_errors=True)
             except (Busy, OSError):
-                continue
+                continue  # it is being written, or its writer has just taken it away
         for old in target.parent.glob(f".{target.name}.*.old"):
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)
