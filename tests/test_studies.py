@@ -483,3 +483,26 @@ def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_p
     done = run("study", "run", str(path), "--out", str(on_loky), "--backend", "loky", "--jobs", "2")
     assert done.exit_code == 0, done.output
     assert_same(read_results(on_dask)[1], read_results(on_loky)[1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"a\nb": 1}, "unknown key a b"),
+        ({"title": "t", "models": "demo/dcformer", "data": "tasks", "labels": "token", "features": [{}, ["x" * 5000]]}, "features"),
+    ],
+)
+def test_what_a_damaged_study_holds_is_told_in_one_short_line(fields, words):
+    with pytest.raises(ValueError, match=words) as refused:
+        Study.from_dict(fields)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+def test_results_without_any_known_score_are_damaged():
+    from types import SimpleNamespace
+
+    from probes.study.words import score_of
+
+    with pytest.raises(ValueError, match="none of the scores f1, balanced_accuracy, r2, compression"):
+        score_of(pd.DataFrame({"score": ["another"]}), SimpleNamespace(score="f1"))

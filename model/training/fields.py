@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any, get_args
 
+from model.plain_words import one_line
+
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of fields"}
 
 
@@ -15,7 +17,9 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     allowed = set(known)
     unknown = sorted(set(map(str, given)) - allowed)
     if unknown:
-        raise ValueError(f"{where} has an unknown key {', '.join(unknown)}. Known keys: {', '.join(sorted(allowed))}.")
+        raise ValueError(
+            f"{where} has an unknown key {one_line(', '.join(unknown))}. Known keys: {', '.join(sorted(allowed))}."
+        )
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:

@@ -154,7 +154,7 @@ def _listed(name: str, given: Any, kind: type | None = None) -> tuple[Any, ...] 
     for entry in entries:
         if kind is not None and (not isinstance(entry, kind) or isinstance(entry, bool)):
             hint = " YAML reads yes, no, on and off as true and false: put them in quotes." if kind is str else ""
-            raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {entry!r}.{hint}")
+            raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {one_line(repr(entry))}.{hint}")
     if wrong := [entry for entry in entries if not isinstance(entry, str | int | float)]:
         raise ValueError(f"{name} must be a list of single values, and holds {one_line(repr(wrong[0]))}.")
     return tuple(dict.fromkeys(entries))

@@ -58,9 +58,16 @@ def findings(table: pd.DataFrame, study: Study) -> list[Finding]:
 
 
 def score_of(rows: pd.DataFrame, study: Study) -> str:
-    """The study's score, or the one that stands for it where a label or a probe does not have it."""
-    there = set(rows.score)
-    return next(name for name in (study.score, "balanced_accuracy", "r2", "compression") if name in there)
+    """The study's score, or the one that stands for it where a label or a probe does not have it.
+
+    Raises:
+        ValueError: a table that has none of them: it is damaged.
+    """
+    there, known = set(rows.score), (study.score, "balanced_accuracy", "r2", "compression")
+    for name in known:
+        if name in there:
+            return name
+    raise ValueError(f"The results have none of the scores {', '.join(known)}. They are damaged: run the study again.")
 
 
 def controls(study: Study) -> tuple[str, ...]:
