@@ -489,7 +489,10 @@ def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_p
     ("fields", "words"),
     [
         ({"a\nb": 1}, "unknown key a b"),
-        ({"title": "t", "models": "demo/dcformer", "data": "tasks", "labels": "token", "features": [{}, ["x" * 5000]]}, "features"),
+        (
+            {"title": "t", "models": "demo/dcformer", "data": "tasks", "labels": "token", "features": [{}, ["x" * 5000]]},
+            "features",
+        ),
     ],
 )
 def test_what_a_damaged_study_holds_is_told_in_one_short_line(fields, words):
