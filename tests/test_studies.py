@@ -490,7 +490,7 @@ def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_p
     [
         ({"a\nb": 1}, "unknown key a b"),
         (
-            {"title": "t", "models": "demo/dcformer", "data": "tasks", "labels": "token", "features": [{}, ["x" * 5000]]},
+            {"title": "t", "models": "m", "data": "tasks", "labels": "token", "features": [{}, ["x" * 5000]]},
             "features",
         ),
     ],
