@@ -1,6 +1,6 @@
 """Composed attention by Triton kernels on a GPU, with the other backends behind it. Imports torch alone.
 
-The kernels (triton_kernels.py, triton_prefill.py, triton_decode.py) are imported at the first call, so that a machine
+The kernels (behind triton_prefill.py, triton_decode.py) are imported at the first call, so that a machine
 without Triton misses nothing. Gradients are those of compiled blocks: the forward pass runs in the kernels and keeps
 the softmax divisors, from which the backward pass computes every block's maps again.
 """

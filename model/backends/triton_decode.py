@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from model.backends.triton_decode_kernels import decode_pattern_kernel, decode_score_kernel, decode_value_kernel
-from model.backends.triton_kernels import INTERPRETED
+from model.backends.triton_factor_kernels import INTERPRETED
 from model.mixing import Mixing
 
 MOST_SPLITS = 256

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from model.backends.triton_kernels import INTERPRETED, LEAST_PEAK, LOWEST
+from model.backends.triton_factor_kernels import INTERPRETED, LEAST_PEAK, LOWEST
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Composed attention of many queries by the kernels of triton_kernels.py: a chunk of queries at a time.
+"""Composed attention of many queries by the kernels of triton_pattern_kernels.py: a chunk of queries at a time.
 
 What a chunk holds is its maps in two bytes a cell (four for float32 inputs), never more than SCRATCH_BYTES unless a
 single block of queries needs it, so memory is linear in the number of tokens. Imports torch and triton alone.
@@ -15,15 +15,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from model.backends.triton_kernels import (
-    INTERPRETED,
-    divisor_kernel,
-    factor_kernel,
-    pattern_kernel,
-    score_kernel,
-    value_kernel,
-)
+from model.backends.triton_factor_kernels import INTERPRETED, factor_kernel
 from model.backends.triton_memory import SCRATCH_BYTES
+from model.backends.triton_pattern_kernels import pattern_kernel, value_kernel
+from model.backends.triton_score_kernels import divisor_kernel, score_kernel
 from model.mixing import Mixing
 
 LOG2_E = 1.4426950408889634
