@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from playwright.sync_api import Browser
 
 from benchmarks import page_actions as do
-from workbench.session import CAPTURE_BYTES, MAP_BYTES
+from workbench.running_models import CAPTURE_BYTES
+from workbench.session import MAP_BYTES
 
 SESSION_MB = 200
 FLAT_MB = 10

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = "WORKBENCH_REQUIRE_BROWSER"
@@ -49,6 +49,13 @@ def open_browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+def settled(page: Page, patience: float = 120_000) -> None:
+    """Wait until the page has answered what was done to it; patience in ms."""
+    time.sleep(0.5)  # for the answer to begin
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=patience)
+    time.sleep(0.3)  # for what it brought to be drawn
 
 
 @contextmanager

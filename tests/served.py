@@ -54,6 +54,33 @@ def serve_workbench(
         process.wait(timeout=30)
 
 
+@contextmanager
+def serve_page(text: str, folder: Path, settings: str = "") -> Iterator[Served]:
+    """A page of its own, served as the workbench's are.
+
+    Args:
+        text: of the page's script, which is written into the folder. settings: Python run in the server before it
+            starts.
+    """
+    script, log = folder / "page.py", folder / "log"
+    script.write_text(text)
+    launch = f"""
+from pathlib import Path
+from workbench.serving import server
+from workbench.serving.settings import Serving
+{settings}
+server.SCRIPT = Path({str(script)!r})
+server.serve(Serving(port=0))
+"""
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-u", "-c", launch], cwd=ROOT, stdout=output, stderr=output)
+    try:
+        yield Served(wait_for_server(process, log), log, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
 def wait_for_server(process: subprocess.Popen[bytes], log: Path, wait_s: float = 120) -> str:
     """The link that a server prints when it listens.
 

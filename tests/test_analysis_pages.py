@@ -23,7 +23,7 @@ from probes.metrics import (
 )
 from probes.pre_and_post import pre_and_post_of_layer
 from probes.virtual_heads import logit_direction, ranked_virtual_heads, score_contrast, virtual_heads
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, open_browser, serve_streamlit, settled
 from workbench.head_tables import TABLES, of_heads
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
@@ -322,13 +322,6 @@ def tab(address):
         box.press("Control+Enter")
         settled(page)
         yield page
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has answered."""
-    time.sleep(0.5)
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 def select_row(page: Page, table: int, row: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,7 +13,7 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, serve_streamlit, settled
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
@@ -108,12 +107,6 @@ def address(tmp_path_factory):
         yield url
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as chromium:
-        yield chromium
-
-
 @pytest.fixture
 def page(browser, address):
     tab = browser.new_page(viewport={"width": 1280, "height": 1000})
@@ -130,12 +123,6 @@ def type_prompt(page: Page, text: str, tokens: int) -> None:
     box.press("Control+Enter")
     expect(page.get_by_test_id("token-strip").locator("button")).to_have_count(tokens, timeout=PATIENCE)
     settled(page)
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has answered."""
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 def maps(page: Page):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser_tools import ROOT, open_browser
-from tests.served import wait_for_server
+from tests.browser_tools import open_browser
+from tests.served import serve_page
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
 SCRIPT = """
@@ -44,28 +42,14 @@ if st.button("fail in a worker"):
     job.wait()
     job.value()
 """
-LAUNCH = """
-import sys
-from pathlib import Path
-from workbench.serving import closed_tabs, server, settings
-closed_tabs.let_go.__defaults__ = (1.0, 0.5)
-server.SCRIPT = Path(sys.argv[1])
-server.serve(settings.Serving(port=0))
-"""
+QUICK = "from workbench.serving import closed_tabs; closed_tabs.let_go.__defaults__ = (1.0, 0.5)"
 
 
 @pytest.fixture
 def held(tmp_path):
     """(address, folder) of a server whose page starts a job that never ends and writes into the folder."""
-    script, log = tmp_path / "page.py", tmp_path / "log"
-    script.write_text(SCRIPT.format(out=str(tmp_path)))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-c", LAUNCH, str(script)], cwd=ROOT, stdout=output, stderr=output
-        )
-    yield wait_for_server(process, log), tmp_path
-    process.terminate()
-    process.wait(timeout=30)
+    with serve_page(SCRIPT.format(out=str(tmp_path)), tmp_path, QUICK) as served:
+        yield served.link, tmp_path
 
 
 def comes(path: Path, patience_s: float = 60) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from model import capture, load_model
 from probes import Comparison, Intervention, MeanMixing, compare, uncomposed_twin
 from probes.interventions import from_json, to_json
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, serve_streamlit, settled
 from tests.compared_models import model_folder
 from workbench.pages.shared import EXAMPLES, SAVED, workbench
 
@@ -276,19 +275,6 @@ def test_one_token_has_no_loss_and_is_compared_all_the_same(models):
 def url(tmp_path_factory):
     with serve_streamlit(ROOT / "app.py", log=tmp_path_factory.mktemp("compare") / "app.log") as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as started:
-        yield started
-
-
-def settled(tab: Page) -> None:
-    """Wait until the page has answered."""
-    time.sleep(0.5)
-    expect(tab.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 def open_tab(browser, address: str) -> Page:

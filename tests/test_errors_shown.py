@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser_tools import ROOT, open_browser
-from tests.served import wait_for_server
+from tests.served import serve_page
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
 SCRIPT = """
@@ -32,29 +30,14 @@ if st.session_state.page:
     fail("page")
 st.write("the page is whole")
 """
-LAUNCH = """
-import sys
-from pathlib import Path
-from workbench.serving import server
-from workbench.serving.settings import Serving
-server.SCRIPT = Path(sys.argv[1])
-server.serve(Serving(port=0))
-"""
 
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
     """(address, log) of a server whose page raises."""
     folder = tmp_path_factory.mktemp("failing")
-    script, log = folder / "failing.py", folder / "log"
-    script.write_text(SCRIPT)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-c", LAUNCH, str(script)], cwd=ROOT, stdout=output, stderr=output
-        )
-    yield wait_for_server(process, log), log
-    process.terminate()
-    process.wait(timeout=30)
+    with serve_page(SCRIPT, folder) as served:
+        yield served.link, served.log
 
 
 @pytest.mark.browser

@@ -78,7 +78,7 @@ def test_the_picture_of_a_line_has_its_parts_and_says_what_is_not_on_it(windowed
 
 @pytest.mark.parametrize("site", ["pre", "post"])
 def test_off_diagonal_mass_of_a_head_is_summed_over_all_pairs(windowed, site):
-    found = next(p for p in pictures(windowed, "off_diagonal") if p.where == f"M_{site}")
+    found = next(p for p in pictures(windowed, "off_diagonal") if p.where == site)
     for layer in range(3):
         total, own = np.zeros(4), np.zeros(4)
         for query in range(TOKENS):

@@ -15,7 +15,6 @@ import pytest
 import websockets
 from playwright.sync_api import expect
 
-from tests.browser_tools import open_browser
 from tests.served import PASSWORD, serve_workbench
 from workbench.serving.attempts import Attempts, Rule
 from workbench.serving.door import ENTER, LEAVE, Door, own_path
@@ -280,12 +279,6 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(served):
     return served.address.replace("localhost", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as chromium:
-        yield chromium
 
 
 def test_what_streamlit_serves_is_behind_the_gate(address):

@@ -16,7 +16,7 @@ from probes.examples import text_examples
 from probes.interventions import from_json, to_json
 from probes.measures import measured
 from probes.sweeps import branch_cells, edge_cells, sweep
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, open_browser, serve_streamlit, settled
 from workbench import views
 from workbench.pages.shared import EXAMPLES
 
@@ -281,13 +281,6 @@ def test_a_sweep_that_cannot_run_is_refused_before_it_starts(sweeping):
 
 
 # -- in a real browser -------------------------------------------------------------------------------
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has answered."""
-    time.sleep(0.5)
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 def choose(page: Page, label: str, option: str) -> None:

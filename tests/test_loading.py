@@ -20,10 +20,11 @@ from tests.models import some_tokens
 from workbench import loading
 from workbench.generating import GenerationRequest, Transcript
 from workbench.jobs import Cancelled
+from workbench.kept import mentions
 from workbench.loading import LoadedModels, plan_load
 from workbench.model_choice import ModelChoice
 from workbench.scripts.base import run_lines
-from workbench.session import Workbench, mentions
+from workbench.session import Workbench
 
 PUBLISHED = {
     "dcformer": {},
@@ -177,7 +178,7 @@ def test_a_load_that_is_given_up_leaves_nothing(tmp_path, monkeypatch):
 
         return load_model(source, device, dtype, watch=held)
 
-    monkeypatch.setattr("workbench.session.load_model", slow)
+    monkeypatch.setattr("workbench.running_models.load_model", slow)
     bench = Workbench()
     job = bench.start_load(ModelChoice(str(tmp_path / "model"), dtype="float64"))
     entered.wait(60)
@@ -265,7 +266,7 @@ def test_a_capture_that_was_under_way_is_answered_and_not_kept(tmp_path, monkeyp
         go_on.wait(60)
         return capture(model, prompt)
 
-    monkeypatch.setattr("workbench.session.capture", slow)
+    monkeypatch.setattr("workbench.running_models.capture", slow)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(bench.capture, name, " Mary has")
         entered.wait(60)

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
 
 from probes.store import Store
 from probes.study import Study, findings, read_results, run_study
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, open_browser, serve_streamlit, settled
 from tests.study_runs import PLANTED, fields, planted_corpus
 from workbench.access import STORES
 from workbench.jobs import Job
@@ -328,13 +327,6 @@ def test_the_prompt_of_other_pages_stays(tmp_path):
 
 
 # -- in a real browser -------------------------------------------------------------------------------
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has answered."""
-    time.sleep(0.5)
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 @pytest.mark.browser

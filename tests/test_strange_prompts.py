@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
-from tests.browser_tools import ROOT, open_browser
+from tests.browser_tools import ROOT
 from tests.served import serve_workbench
 from tests.strange import ELSEWHERE, MARK, MARKUP, REFUSED, SIGNS
 from workbench import scripts, views
@@ -126,12 +126,6 @@ def test_the_command_refuses_in_one_sentence(tmp_path, name):
 
 
 # -- a real browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as chromium:
-        yield chromium
 
 
 class Watch:

@@ -11,12 +11,12 @@ import time
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
 
 from model import load_model
 from probes.tasks import compare_scores, generate, score
-from tests.browser_tools import ROOT, open_browser, serve_streamlit
+from tests.browser_tools import ROOT, serve_streamlit, settled
 from workbench import session
 from workbench.cli import main
 from workbench.scripts import tasks_script
@@ -316,25 +316,12 @@ def address(tmp_path_factory):
         yield url
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as chromium:
-        yield chromium
-
-
 @pytest.fixture
 def tab(browser, address):
     page = browser.new_page(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
     page.set_default_timeout(PATIENCE)
     yield page
     page.close()
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has answered."""
-    time.sleep(0.5)
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE)
-    time.sleep(0.3)
 
 
 @pytest.mark.browser

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from streamlit.testing.v1 import AppTest
 
-from tests.browser_tools import open_browser, serve_streamlit
+from tests.browser_tools import serve_streamlit
 from workbench.viewer import (
     Labels,
     MapEvent,
@@ -260,12 +260,6 @@ def big_map(panel: int) -> np.ndarray:
     rows, cols = np.indices((SIZE, SIZE))
     values = (3.0, -3.0, 2.0)[panel] + ((rows * 7 + cols * 3) % 11 - 5) / 10
     return np.where(cols <= rows, values, NAN).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

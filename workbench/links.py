@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 PLAIN_CHARACTERS = 300
 """Longest text that stands in a URL as it is; a longer one is packed."""
@@ -148,7 +149,7 @@ def write_state(fields: Sequence[Field], state: Mapping[str, Any]) -> dict[str, 
 
 def fits(parameters: Mapping[str, str]) -> bool:
     """Is a URL with these short enough to be passed on?"""
-    return sum(len(name) + 3 * len(value) for name, value in parameters.items()) <= 3 * MAX_URL
+    return len(urlencode(parameters)) <= MAX_URL
 
 
 def pack_text(text: str) -> str:

@@ -51,11 +51,16 @@ MEASURES: Mapping[str, Metric] = {
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One measure at one site or stage: values [layer, head], nan where it is not defined."""
+    """One measure at one site or stage: values [layer, head], nan where it is not defined.
+
+    title: above it. scale: at the end of its colours; None = its own largest value.
+    """
 
     where: str
     values: np.ndarray
     unit: str
+    title: str
+    scale: float | None = None
 
 
 def pictures(run: Capture, measure: str) -> list[Picture]:
@@ -65,24 +70,26 @@ def pictures(run: Capture, measure: str) -> list[Picture]:
         ValueError: the prompt has no query that counts for this measure, or nothing is mixed where it looks.
     """
     if measure == "distance":
-        return [Picture(f"M_{site}", values.numpy(), DISTANCE.unit) for site, values in distances(run).items()]
+        return _of_sites({site: values.numpy() for site, values in distances(run).items()}, DISTANCE)
     if measure == "off_diagonal":
-        return [
-            Picture(f"M_{site}", torch.stack([_off_diagonal(run, layer, site) for layer in sorted(run.layers)]).numpy(),
-                    OFF_DIAGONAL.unit)
-            for site in _mixed(run)
-        ]  # fmt: skip
+        return _of_sites({site: _off_diagonal(run, site) for site in _mixed(run)}, OFF_DIAGONAL)
     if measure == "raw_to_composed":
-        table = raw_to_composed(run, [m for m in DISTANCE_METRICS if m.answerable(run)])
-        return [
-            Picture(f"{m.title} ({m.site})", _grid(table[table.metric == m.name]), m.unit)
-            for m in DISTANCE_METRICS
-            if m.answerable(run)
-        ]
+        metrics = [m for m in DISTANCE_METRICS if m.answerable(run)]
+        table = raw_to_composed(run, metrics)
+        return [Picture(m.site, _grid(table[table.metric == m.name]), m.unit, m.title) for m in metrics]
     metric = MEASURES[measure]
     table = head_metrics(run, [measure])
     stages = [stage for stage in STAGES if stage in metric.ranges and (stage == "raw" or run.cfg.mixed_sites)]
-    return [Picture(stage, _grid(table[table.stage == stage]), metric.unit) for stage in stages]
+    # a scale each: raw and composed weights differ in size
+    return [
+        Picture(stage, _grid(table[table.stage == stage]), metric.unit, f"{stage}: {metric.unit}") for stage in stages
+    ]
+
+
+def _of_sites(by_site: Mapping[str, np.ndarray], metric: Metric) -> list[Picture]:
+    """Both sites on one scale, to be compared."""
+    scale = max_abs(*by_site.values())
+    return [Picture(site, values, metric.unit, f"M_{site}: {metric.unit}", scale) for site, values in by_site.items()]
 
 
 def _grid(rows: pd.DataFrame) -> np.ndarray:
@@ -95,34 +102,24 @@ def _mixed(run: Capture) -> tuple[str, ...]:
     return run.cfg.mixed_sites
 
 
-def _off_diagonal(run: Capture, layer: int, site: str) -> torch.Tensor:
-    squares_NM = SiteMoments([run], layer, site).visible_squares
-    return 1 - squares_NM.diagonal() / squares_NM.sum(0)
+def _off_diagonal(run: Capture, site: str) -> np.ndarray:
+    squares = (SiteMoments([run], layer, site).visible_squares for layer in sorted(run.layers))
+    return torch.stack([1 - of_layer.diagonal() / of_layer.sum(0) for of_layer in squares]).numpy()
 
 
 def overview_view(found: list[Picture], selected: Cell) -> MapView:
-    """The pictures side by side: sites on one scale of their own measure, signed ones on a diverging scale.
+    """The pictures side by side, signed ones on a diverging scale.
 
     Args:
         selected: (row, head).
     """
-    scale = _one_scale(found)
     panels = [
-        Panel(
-            one.where if len(one.where) > 12 else f"{one.where}: {one.unit}", one.values, scale=scale, unit=one.unit,
-            signed=finite_range(one.values)[0] < 0,
-        )
+        Panel(one.title, one.values, scale=one.scale, unit=one.unit, signed=finite_range(one.values)[0] < 0)
         for one in found
-    ]  # fmt: skip
+    ]
     layers, heads = found[0].values.shape
     return MapView(
         panels=panels, rows=Labels("layer", [f"L{layer}" for layer in range(layers)]),
         cols=Labels("head", [f"H{head}" for head in range(heads)]), selected=selected,
         absent="not defined here",
     )  # fmt: skip
-
-
-def _one_scale(found: list[Picture]) -> float | None:
-    """Sites are compared with each other; raw and composed weights differ in size and get a scale each."""
-    by_site = all(one.where.startswith("M_") for one in found)
-    return max_abs(*(one.values for one in found)) if by_site else None

@@ -172,13 +172,18 @@ def refuse_bombs(path: Path) -> None:
     """Refuse an archive that unpacks to more than it is: torch writes every record as it is, once, names among them.
 
     Raises:
-        ModelLoadError: it does. What is no archive passes: the reader says what it is instead.
+        ModelLoadError: it does, or it is an archive that cannot be listed, so that nobody knows what it unpacks to.
     """
+    if not zipfile.is_zipfile(path):
+        return  # the reader says what it is instead
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
-        return
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"{path} is not a readable torch checkpoint ({_first_line(error)}). Fetch it again or convert it to "
+            "safetensors where you trust it."
+        ) from error
     unpacked = sum(record.file_size for record in records)
     packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     names = sum(record.file_size for record in records if record.filename.endswith(".pkl"))

@@ -130,10 +130,12 @@ def _leave(fields: Sequence[Field]) -> None:
     state = st.session_state
     _keep(fields)
     said = write_state(fields, state[KEPT])
-    if not fits(said):
-        st.caption("This state is too long for a link: the prompt is not in the address. Save it as a file instead.")
-        longest = max(said, key=lambda name: len(said[name]))
-        said.pop(longest)
+    missing = []
+    while not fits(said):
+        missing.append(max(said, key=lambda name: len(said[name])))
+        said.pop(missing[-1])
+    if missing:
+        st.caption(f"This state is too long for a link: the address does not hold its {', '.join(missing)}.")
     here = _given()
     if said != here:
         state[REPLACED] = [*state.get(REPLACED, ()), (time.monotonic(), here)][-MOST_REPLACED:]

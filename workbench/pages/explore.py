@@ -17,7 +17,7 @@ from workbench.pages.address import address, restored
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_maps
 from workbench.pages.inspector import LOOKS, inspector, take_line_click
-from workbench.pages.shared import attempt, choose_run, run_fields, told, workbench
+from workbench.pages.shared import attempt, choose_run, run_fields, told, waited, workbench
 from workbench.pages.tables import explain, plain
 from workbench.scripts import explore_script
 from workbench.session import Workbench
@@ -153,17 +153,13 @@ def show_overview(bench: Workbench, question: Question, run: Capture, selection:
         )
         explain(MEASURES[measure], "explain measure")
     try:
-        found = attempt_quietly(bench, question, measure)
-    except ValueError as error:
+        with st.spinner("Measuring ...", show_time=True):
+            found = waited(lambda: bench.overview(*question, measure))
+    except ValueError as error:  # this measure has nothing to say here; the rest of the page has
         st.info(told(error))
         return
     row = sorted(run.layers).index(selection.layer)
     show_maps(overview_view(found, (row, selection.head)), key="overview", name=measure, height=170)
-
-
-def attempt_quietly(bench: Workbench, question: Question, measure: str) -> list:
-    with st.spinner("Measuring ...", show_time=True):
-        return bench.overview(*question, measure)
 
 
 def show_head(bench: Workbench, question: Question, run: Capture, selection: Selection) -> str:

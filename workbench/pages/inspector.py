@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from model import Capture
+from model.mixing import BRANCHES
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
 from workbench.lines import Along, line_view, read_line
@@ -15,7 +16,7 @@ from workbench.viewer.view import visible_token
 from workbench.views import KINDS, UNITS, CellReading, Selection
 
 LOOKS: dict[str, Along | None] = {"one pair": None, "whole row": "row", "whole column": "column"}
-PARTS_OF_LINE = 7  # rows of a line's map below the source heads: a gap, five branches, their sum
+PARTS_OF_LINE = len(BRANCHES) + 2  # rows of a line's map below the source heads: a gap, the branches, their sum
 
 
 def take_line_click(run: Capture) -> dict[str, int]:

@@ -14,11 +14,11 @@ from workbench.generating import memory_in_use, memory_in_words
 from workbench.jobs import Cancelled, Job
 from workbench.loading import PLANNED, LoadPlan, devices, is_remote, weight_bytes
 from workbench.model_choice import AS_STORED, DTYPE_NAMES, ModelChoice
+from workbench.pages.job_progress import show_job
 from workbench.pages.shared import attempt
 from workbench.pages.tables import plain
 from workbench.session import Workbench
 
-POLL_S = 0.4
 TABLE_PX = 300
 
 
@@ -49,7 +49,7 @@ def _offer(bench: Workbench, choice: ModelChoice) -> None:
     """The plan, and below it the button that loads: in this order."""
     job: Job[str] | None = st.session_state.get("full load")
     if job is not None and job.running:
-        st.fragment(_progress, run_every=POLL_S)(job, st.session_state["full load began"])
+        _show_progress(job, st.session_state["full load began"])
         return
     if job is not None:
         _ended(job)
@@ -115,23 +115,15 @@ def _show_plan(found: LoadPlan) -> None:
 # -- loading -----------------------------------------------------------------------------------------
 
 
-def _progress(job: Job[str], began: float) -> None:
-    """A bar and a button, drawn again every POLL_S until the job ends; then the whole page is."""
-    if not job.running:
-        st.rerun()
-    done, total = job.progress
-    bar, button = st.columns([6, 1], vertical_alignment="center")
-    bar.progress(done / total if total else 0.0, f"{_state(job)} {time.monotonic() - began:.0f} s")
-    button.button("Give up", icon=":material/stop:", on_click=job.cancel, disabled=job.cancelling, key="cancel load")
+def _show_progress(job: Job[str], began: float) -> None:
+    def said(done: int, total: int) -> str:
+        at = f"Loading: {in_words(done)} of {in_words(total)} ..." if total else "Opening the checkpoint ..."
+        return f"{at} {time.monotonic() - began:.0f} s"
 
-
-def _state(job: Job[str]) -> str:
-    done, total = job.progress
-    if job.cancelling:
-        return "Giving up after the weight in hand ..."
-    if job.waiting:
-        return "Waiting for another model to be loaded ..."
-    return f"Loading: {in_words(done)} of {in_words(total)} ..." if total else "Opening the checkpoint ..."
+    show_job(
+        job, "cancel load", said, cancelling="Giving up after the weight in hand ...",
+        waiting="Waiting for another model to be loaded ...", stop="Give up",
+    )  # fmt: skip
 
 
 def _ended(job: Job[str]) -> None:

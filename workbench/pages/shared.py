@@ -49,14 +49,9 @@ def workbench() -> Workbench:
 
 
 def attempt(action: Callable[[], Value]) -> Value:
-    """The result of an action, or its error as one message on the page, which then stops.
-
-    While the action waits for a model that others use, the page says how many come first.
-    """
-    line = _Line()
+    """As waited, with an error as one message on the page, which then stops."""
     try:
-        with telling(line.show):
-            return action()
+        return waited(action)
     except (ValueError, TypeError, OSError) as error:
         st.error(told(error), icon=":material/error:")
         end()
@@ -65,6 +60,12 @@ def attempt(action: Callable[[], Value]) -> Value:
 def told(error: Exception) -> str:
     """What an error says, in Markdown: as text, and without the folders of this machine."""
     return plain(for_browser(error))
+
+
+def waited(action: Callable[[], Value]) -> Value:
+    """The result of an action; while it waits for a model that others use, the page says how many come first."""
+    with telling(_Line().show):
+        return action()
 
 
 class _Line:

@@ -15,11 +15,11 @@ from model import list_models
 from probes.tasks import RULES
 from workbench.jobs import Cancelled, Job
 from workbench.pages.address import restored
+from workbench.pages.job_progress import show_job
 from workbench.pages.shared import attempt, told, workbench
 from workbench.pages.study_section import show_study
 from workbench.small_studies import LONGEST_S, PASTED, PROBES, SmallStudy, feature_names, label_names
 
-POLL_S = 0.5
 WRITTEN = "small study written"
 """Key of what the form says, as JSON, in st.session_state: what a link takes over."""
 TASKS, TEXT = "in-context task rows", "pasted text"
@@ -34,6 +34,13 @@ class Asked:
     request: SmallStudy
     job: Job[Path]
     stages: list[str] = field(default_factory=list)
+
+    def said(self, done: int, total: int) -> str:
+        """What the job is at."""
+        if total:
+            return f"{done} of {total} fits"
+        stage = self.stages[-1] if self.stages else "preparing"
+        return f"{stage[0].upper()}{stage[1:]} ..."
 
 
 def small_study_section() -> None:
@@ -54,7 +61,10 @@ def small_study_section() -> None:
     if asked is None:
         st.info(f"A study here takes at most about {LONGEST_S} s. Larger ones run from the command line.")
     elif busy:
-        st.fragment(_progress, run_every=POLL_S)(asked)
+        show_job(
+            asked.job, "cancel study", asked.said, cancelling="Cancelling after the piece in hand ...",
+            waiting="Waiting for another job to end ...",
+        )  # fmt: skip
     else:
         _show(asked, request)
 
@@ -150,28 +160,6 @@ def _start(request: SmallStudy) -> Asked:
     study = attempt(lambda: request.study(inside))
     stages: list[str] = []
     return Asked(request, workbench().start_study(study, inside / "study", stages.append), stages)
-
-
-def _progress(asked: Asked) -> None:
-    """A bar and a button, drawn again every POLL_S until the job ends; then the whole page is."""
-    job = asked.job
-    if not job.running:
-        st.rerun()
-    done, total = job.progress
-    bar, button = st.columns([6, 1], vertical_alignment="center")
-    bar.progress(done / total if total else 0.0, _state(asked, done, total))
-    button.button("Cancel", icon=":material/stop:", on_click=job.cancel, disabled=job.cancelling, key="cancel study")
-
-
-def _state(asked: Asked, done: int, total: int) -> str:
-    if asked.job.cancelling:
-        return "Cancelling after the piece in hand ..."
-    if asked.job.waiting:
-        return "Waiting for another job to end ..."
-    if total:
-        return f"{done} of {total} fits"
-    stage = asked.stages[-1] if asked.stages else "preparing"
-    return f"{stage[0].upper()}{stage[1:]} ..."
 
 
 def _show(asked: Asked, now: SmallStudy) -> None:

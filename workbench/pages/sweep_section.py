@@ -20,6 +20,7 @@ from workbench.jobs import Cancelled, Job
 from workbench.links import Field, choice_field, flag_field, integer_field, list_field
 from workbench.pages.change_form import mode_fields, mode_inputs, position_choice
 from workbench.pages.downloads import show_figure
+from workbench.pages.job_progress import show_job
 from workbench.pages.shared import attempt
 from workbench.pages.sweep_pair import ChosenPair, chosen_pair, of_pair
 from workbench.pages.tables import table
@@ -37,7 +38,6 @@ MODES = {
 OFFERED = (["this prompt"], ["this prompt", "held-out task rows"])
 OF_TEXT = ("loss", "kl")
 OF_PAIR = ["logit_difference", "loss", "kl", "accuracy"]
-POLL_S = 0.5
 
 
 def sweep_fields() -> list[Field]:
@@ -81,7 +81,10 @@ def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> Non
         st.info("A sweep makes the change at every place of the grid in turn, and measures each.")
         return
     if busy:
-        st.fragment(_progress, run_every=POLL_S)(asked.job)
+        show_job(
+            asked.job, "cancel sweep", lambda done, total: f"{done} of {total} runs" if total else "Preparing ...",
+            cancelling="Cancelling after the runs in hand ...", waiting="Waiting for another job to end ...",
+        )  # fmt: skip
     else:
         _show(bench, asked, request)
 
@@ -161,24 +164,6 @@ def _start(bench: Workbench, request: SweepRequest, run: Capture) -> Asked:
         st.session_state.sweep_folder = tempfile.TemporaryDirectory()
     digest = hashlib.sha256(repr(sorted(asdict(request).items())).encode()).hexdigest()
     return Asked(request, bench.start_sweep(request, Path(st.session_state.sweep_folder.name) / f"{digest}.jsonl"))
-
-
-def _progress(job: Job[SweepResult]) -> None:
-    """A bar and a button, drawn again every POLL_S until the job ends; then the whole page is."""
-    if not job.running:
-        st.rerun()
-    done, total = job.progress
-    bar, button = st.columns([6, 1], vertical_alignment="center")
-    bar.progress(done / total if total else 0.0, _state(job, done, total))
-    button.button("Cancel", icon=":material/stop:", on_click=job.cancel, disabled=job.cancelling, key="cancel sweep")
-
-
-def _state(job: Job[SweepResult], done: int, total: int) -> str:
-    if job.cancelling:
-        return "Cancelling after the runs in hand ..."
-    if job.waiting:
-        return "Waiting for another sweep to end ..."
-    return f"{done} of {total} runs" if total else "Preparing ..."
 
 
 # -- the result --------------------------------------------------------------------------------------

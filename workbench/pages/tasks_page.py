@@ -16,13 +16,13 @@ from probes.tasks.scores import GROUPINGS
 from workbench.jobs import Cancelled, Job
 from workbench.links import Field, choice_field, flag_field, integer_field, list_field, text_field
 from workbench.pages.address import address, restored
+from workbench.pages.job_progress import show_job
 from workbench.pages.shared import attempt, roomy, workbench
 from workbench.pages.task_columns import rule_choice
 from workbench.pages.task_results import show_result
 from workbench.session import Workbench
 from workbench.task_runs import TaskRequest, TaskResult
 
-POLL_S = 0.5
 MOST_ROWS, MOST_LINES = 500, 40
 SPLITS = {"held_out": "held-out word pairs", "train": "training word pairs"}
 
@@ -84,7 +84,10 @@ def tasks(bench: Workbench) -> None:
             "choice, given the right text before it."
         )
     elif asked.job.running:
-        st.fragment(progress, run_every=POLL_S)(asked.job)
+        show_job(
+            asked.job, "cancel tasks", lambda done, total: f"{done} of {total} rows read" if total else "Preparing ...",
+            cancelling="Cancelling after the rows in hand ...", waiting="Waiting for another job to end ...",
+        )  # fmt: skip
     else:
         show(bench, asked, request)
 
@@ -137,24 +140,6 @@ def start(bench: Workbench, request: TaskRequest) -> Asked:
     asked = st.session_state["task run"] = Asked(request, bench.start_tasks(request))
     asked.job.wait(0.2)  # what is known already is there at once
     return asked
-
-
-def progress(job: Job[TaskResult]) -> None:
-    """A bar and a button, drawn again every POLL_S until the job ends; then the whole page is."""
-    if not job.running:
-        st.rerun()
-    done, total = job.progress
-    bar, button = st.columns([6, 1], vertical_alignment="center")
-    bar.progress(done / total if total else 0.0, state(job, done, total))
-    button.button("Cancel", icon=":material/stop:", on_click=job.cancel, disabled=job.cancelling, key="cancel tasks")
-
-
-def state(job: Job[TaskResult], done: int, total: int) -> str:
-    if job.cancelling:
-        return "Cancelling after the rows in hand ..."
-    if job.waiting:
-        return "Waiting for another job to end ..."
-    return f"{done} of {total} rows read" if total else "Preparing ..."
 
 
 def show(bench: Workbench, asked: Asked, now: TaskRequest) -> None:
