@@ -64,5 +64,5 @@ def test_an_unforeseen_error_shows_a_reference_that_the_log_has(failing, where):
     assert "RuntimeError" not in sent
     assert "Traceback" not in sent
     # Streamlit's own protocol names the script, SECURITY.md says so; nothing else of the machine is sent
-    assert str(log.parent) not in sent.replace(str(log.parent / "failing.py"), "")
+    assert str(log.parent) not in sent.replace(str(log.parent / "page.py"), "")
     assert str(ROOT) not in sent

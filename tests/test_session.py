@@ -8,7 +8,7 @@ import torch
 from model import capture, load_model
 from probes import Intervention, uncomposed_twin
 from probes.interventions import from_json, to_json
-from workbench import session
+from workbench import running_models
 from workbench.session import Workbench
 from workbench.sweeping import SweepRequest
 
@@ -17,7 +17,7 @@ PROMPTS = [f"Mary has an apple. John has {n} violins." for n in ("two", "three",
 
 def test_a_model_is_loaded_once_and_a_prompt_run_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(session, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
+    monkeypatch.setattr(running_models, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
     bench = Workbench()
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: bench.capture("demo/dcformer", PROMPTS[0]), range(16)))
@@ -45,7 +45,7 @@ def test_maps_are_those_of_the_capture():
 
 def test_memory_is_bounded(monkeypatch):
     one = Workbench().capture("demo/dcformer", PROMPTS[0]).nbytes
-    monkeypatch.setattr(session, "CAPTURE_BYTES", int(2.5 * one))
+    monkeypatch.setattr(running_models, "CAPTURE_BYTES", int(2.5 * one))
     bench = Workbench()
     for prompt in PROMPTS:
         bench.capture("demo/dcformer", prompt)
@@ -55,8 +55,8 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_a_capture_larger_than_the_cache_is_kept_alone(monkeypatch):
     calls = []
-    monkeypatch.setattr(session, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
-    monkeypatch.setattr(session, "CAPTURE_BYTES", 1000)
+    monkeypatch.setattr(running_models, "capture", lambda model, prompt: calls.append(prompt) or capture(model, prompt))
+    monkeypatch.setattr(running_models, "CAPTURE_BYTES", 1000)
     bench = Workbench()
     for prompt in (PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]):
         bench.capture("demo/dcformer", prompt)
