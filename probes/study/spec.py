@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +170,7 @@ def _models(given: Any) -> dict[str, str]:
     if not found:
         raise ValueError("models is empty. Name at least one.")
     files = [file_name(name) + end for name in found for end in ("", RANDOM)]
-    if twice := [name for name in files if files.count(name) > 1]:
+    if twice := [name for name, times in Counter(files).items() if times > 1]:
         raise ValueError(f"models: two of them would keep what they have in {twice[0]}. Give them other names.")
     return found
 
@@ -182,8 +183,8 @@ def _found(sources: Sequence[str]) -> dict[str, str]:
         if glob.has_magic(source) and not matches:
             raise ValueError(f"models: no directory matches {source!r}. Run where it lies, or name another.")
         pairs += [(Path(match).name, match) for match in matches] or [(source, source)]
-    names = [name for name, _ in pairs]
-    return {name if names.count(name) == 1 else path: path for name, path in pairs}
+    times = Counter(name for name, _ in pairs)
+    return {name if times[name] == 1 else path: path for name, path in pairs}
 
 
 def file_name(name: str) -> str:
