@@ -34,7 +34,7 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(out)]
 
 
-def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path, record_property):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config(whole, steps=60))
     rng = random.Random(time.time_ns())
@@ -45,6 +45,7 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    record_property("kills", len(points))
     assert not (killed / "final").exists(), points
     last = start(killed, steps=60)
     assert b"final" in last.communicate()[0]

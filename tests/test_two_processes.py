@@ -25,6 +25,7 @@ from tests.study_runs import fields, planted_corpus
 from tests.training_runs import config
 
 ROOT = Path(__file__).parent.parent
+KILLS = 3
 SAVES = """
 import sys
 from model import save_model
@@ -106,10 +107,11 @@ def test_two_processes_that_save_over_each_other_leave_one_whole_model_at_every_
     assert [path.name for path in tmp_path.iterdir()] == ["m"], "what the killed left is cleared away"
 
 
-def test_a_model_is_there_after_every_kill_while_it_is_replaced(tmp_path):
+def test_a_model_is_there_after_every_kill_while_it_is_replaced(tmp_path, record_property):
     rng, models = random.Random(time.time_ns()), {seed: random_model(seed=seed) for seed in (1, 2)}
     save_model(models[1], tmp_path / "m")
-    for _ in range(3):
+    record_property("kills", KILLS)
+    for _ in range(KILLS):
         process = start(SAVES, str(tmp_path / "m"), "2")
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
