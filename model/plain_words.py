@@ -16,6 +16,11 @@ def one_line(text: object, longest: int = 300) -> str:
     return f"{plain[:half]} ... {plain[-half:]}"
 
 
+def quoted(value: object, longest: int = 300) -> str:
+    """A value that was given, as part of a sentence: as Python writes it, on one line, its middle left out if long."""
+    return one_line(repr(value), longest)
+
+
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds.
 

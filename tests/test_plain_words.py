@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model.plain_words import parse_json
+from model.plain_words import parse_json, quoted
 
 
 def test_a_key_that_stands_twice_is_named_among_many():
@@ -33,3 +33,8 @@ def test_a_long_key_is_shortened():
 def test_what_is_wrong_is_said(text, said):
     with pytest.raises(ValueError, match=said):
         parse_json(text)
+
+
+def test_a_value_is_written_as_it_is_or_without_its_middle():
+    assert quoted({"a": "\n"}) == r"{'a': '\n'}"
+    assert 290 < len(quoted({"a": "x" * 10_000})) <= 300

@@ -21,6 +21,7 @@ GOOD = {
         ({"labelz": ["x"]}, "unknown key labelz. Known keys: analyses"),
         ({"title": None}, "title must be text, got None"),
         ({"title": 5}, "title must be text, got 5"),
+        ({"title": {"a": "x" * 5000}}, r"title must be text, got \{'a': 'x+ \.\.\. x+'\}\.$"),
         ({"labels": []}, "labels is empty. Name at least one"),
         ({"features": []}, "features is empty"),
         ({"data": []}, "data is empty"),

@@ -27,7 +27,7 @@ from model.checkpoints import save_model
 from model.checkpoints.tensors import refuse_bombs
 from model.config import DCFormerConfig
 from model.locks import locked
-from model.plain_words import one_line, parse_json
+from model.plain_words import one_line, parse_json, quoted
 from model.training.config import TrainConfig
 from model.transformer import HookedDCFormer
 from model.whole_files import NotWritten, write_whole
@@ -222,7 +222,7 @@ def _refuse_other(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> No
     if different:
         name = different[0]
         raise ValueError(
-            f"{out} holds a run with {name}={one_line(repr(held.get(name)))}, but {name}={wanted[name]!r} is asked "
+            f"{out} holds a run with {name}={quoted(held.get(name))}, but {name}={quoted(wanted[name])} is asked "
             "for. Give another folder, or the same settings."
         )
 
