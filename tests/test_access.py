@@ -74,6 +74,16 @@ def test_links_that_leave_the_folder_are_refused_and_links_within_it_are_not(fol
     assert allowed_model("again", [folder], hub=False) == str(folder / "again")
 
 
+def test_links_in_a_circle_are_refused_and_hide_no_other_model(folder):
+    (folder / "round").mkdir()
+    (folder / "round" / "about").symlink_to(folder / "round" / "again")
+    (folder / "round" / "again").symlink_to(folder / "round" / "about")
+    for name in ("round", str(folder / "round" / "about")):
+        with pytest.raises(ValueError, match="may not be opened"):  # before Python 3.13 a RuntimeError came up
+            allowed_model(name, [folder], hub=False)
+    assert allowed_model("mine", [folder], hub=False) == str(folder / "mine")
+
+
 def test_the_hub_is_asked_only_where_that_is_allowed(folder):
     assert allowed_model("some-org/some-model", [folder], hub=True) == "some-org/some-model"
     with pytest.raises(ValueError, match=rf"the Hugging Face hub may not be asked: .* {ALLOW_HUB}=1"):

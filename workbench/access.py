@@ -111,14 +111,15 @@ def allowed_directory(reference: str, folders: Iterable[Path]) -> Path | None:
         return None
     for folder in folders:
         # an absolute path stays itself
-        directory, inside = folder / reference, folder.resolve()
+        directory = folder / reference
         try:
+            inside = folder.resolve()
             if directory.is_dir() and _within(directory, inside) and all(
                 number < MOST_FILES and _within(path, inside) and not (path.is_symlink() and path.is_dir())
                 for number, path in enumerate(directory.rglob("*"))
             ):  # fmt: skip
                 return directory
-        except OSError:  # a name too long for a file system, or a folder that may not be read
+        except (OSError, RuntimeError):  # a name too long, a folder that may not be read, links in a circle
             continue
     return None
 
