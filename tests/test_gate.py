@@ -21,6 +21,7 @@ from workbench.serving.door import ENTER, LEAVE, Door, own_path
 from workbench.serving.gate import Gate
 from workbench.serving.secret import VARIABLE, Secret
 from workbench.serving.sessions import Sessions
+from workbench.serving.settings import Serving
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -208,6 +209,13 @@ def test_without_a_password_the_server_answers_to_its_own_names_only():
     good, bad = ["localhost", "127.0.0.1:8501", "[::1]:8501", "LOCALHOST."], ["evil.org", "", "localhost.evil.org", "["]
     asked = [("GET", "/", {"headers": {"Host": host}}) for host in (*good, *bad)]
     assert [answer.status_code for answer in ask(gate, *asked)] == [200] * 4 + [421] * 4
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "localhost"])
+def test_the_address_that_is_printed_is_one_that_the_server_answers_to(host):
+    serving = Serving(host=host)
+    [answer] = ask(Gate(Inner(), hosts=serving.hosts), ("GET", serving.url(8501)))
+    assert answer.text == "inside"
 
 
 def test_every_answer_keeps_the_browser_from_other_sites_frames_and_guessed_types():

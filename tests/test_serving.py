@@ -220,7 +220,7 @@ def test_an_address_that_others_reach_demands_a_password(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_none_but_answers_to_its_own_names_only(host):
     assert is_loopback(host)
-    assert Serving(host=host).hosts == {"localhost", "127.0.0.1", "::1"}
+    assert Serving(host=host).hosts == {"localhost", "127.0.0.1", "::1", host}
 
 
 def test_the_command_says_so_in_one_sentence_and_listens_nowhere():
