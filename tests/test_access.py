@@ -19,6 +19,7 @@ from workbench.access import (
     offered_models,
     store_folders,
 )
+from workbench.commands.app import _configure
 from workbench.session import Workbench
 
 
@@ -101,6 +102,20 @@ def test_settings_come_from_the_environment(folder):
     assert model_folders({}) == ()
     assert [hub_allowed({ALLOW_HUB: value}) for value in ("1", "Yes", "0", "")] == [True, True, False, False]
     assert not hub_allowed({})
+
+
+def test_folders_given_from_where_the_app_is_started_stay_the_same_when_it_goes_elsewhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv(MODELS, os.pathsep.join(["models", "gone"]))
+    monkeypatch.setenv(STORES, "./outside/../models")
+    bench = Workbench([Path("models")])
+    _configure((), (), False)
+    monkeypatch.chdir("/")
+    assert model_folders() == bench.model_folders == (folder,)
+    assert store_folders()[0] == folder
+    assert os.environ[MODELS].split(os.pathsep)[1] == str(folder.parent / "gone")  # it may come
+    _configure((folder / "mine",), (), False)  # an option goes before the environment
+    assert model_folders() == (folder / "mine",)
 
 
 # -- stores and studies ------------------------------------------------------------------------------
