@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model import capture, load_model, save_model
+from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.load import check_checkpoint
 from model.memory import plan
 from probes import uncomposed_twin
@@ -287,6 +288,29 @@ def test_unloading_what_is_not_loaded_changes_nothing():
     bench = Workbench()
     bench.unload("nothing")
     assert bench.loaded.names() == LoadedModels().names() == []
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_a_load_that_runs_out_of_memory_lets_go_of_the_weights_so_far(kind, tmp_path, monkeypatch):
+    save_model(load_model("demo/dcformer"), tmp_path / "mine")
+    held = []
+
+    def run_out(model, *arguments):
+        held.append(weakref.ref(model.embed.W_E))
+        raise kind("out of memory")
+
+    monkeypatch.setattr("model.checkpoints.load.fill", run_out)
+    with pytest.raises(ModelLoadError, match="There is not enough memory"):
+        load_model(tmp_path / "mine")
+    with pytest.raises(ModelLoadError) as kept:
+        load_model(tmp_path / "mine")
+    job = Workbench([tmp_path]).start_load(ModelChoice(str(tmp_path / "mine"), "cpu"))
+    job.wait(60)
+    gc.collect()
+    assert [ref() for ref in held] == [None] * 3
+    assert isinstance(kept.value.__cause__, kind)
+    with pytest.raises(ModelLoadError, match="There is not enough memory"):
+        job.value()
 
 
 # -- names -------------------------------------------------------------------------------------------
