@@ -164,6 +164,24 @@ def test_a_form_that_never_ends_is_given_up(monkeypatch):
     assert answer.status_code == 400
 
 
+def test_who_goes_away_amid_the_form_leaves_no_error_and_no_session():
+    gate, sessions = gate_before(Inner())
+    pieces = iter([{"type": "http.request", "body": b"password=", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict] = []
+    scope = {"type": "http", "method": "POST", "path": ENTER, "server": ("here", 80), "client": ("10.0.0.1", 5),
+             "headers": [(b"host", b"here")], "query_string": b"", "scheme": "http"}  # fmt: skip
+
+    async def receive():
+        return next(pieces)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gate(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert len(sessions) == 0
+
+
 # -- wrong passwords ---------------------------------------------------------------------------------
 
 
