@@ -120,6 +120,20 @@ def test_a_model_that_does_not_fit_is_refused_and_a_run_that_does_not_is_warned_
     )
 
 
+@pytest.mark.parametrize("on_purpose", [False, True])
+def test_what_the_model_itself_holds_counts_as_free_whoever_loaded_it(on_purpose, tmp_path, monkeypatch):
+    write_published(random_model(), tmp_path / "model")
+    bench, choice = Workbench([tmp_path]), ModelChoice(str(tmp_path / "model"))
+    monkeypatch.setattr(loading, "free_memory", lambda device: 5 << 20)
+    before = bench.load_plan(choice, 7, "last")
+    if on_purpose:
+        loaded_name(bench, choice)
+    else:
+        bench.model(choice.name)
+    after = bench.load_plan(choice, 7, "last")
+    assert after.free == before.free + before.planned.parts["weights"]
+
+
 @pytest.mark.parametrize(
     ("break_it", "told"),
     [

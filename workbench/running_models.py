@@ -107,6 +107,8 @@ class RunningModels(KeptAnswers):
         """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""
         planned = self._once(self._plans, (choice, tokens, mode), "plan", lambda: read_plan(choice, tokens, mode))
         there = self.loaded.get(choice.name)
+        with self._guard:
+            there = there or self._models.get(choice.name)  # a page asked for it by name
         return compared(choice, planned, 0 if there is None else weight_bytes(there))
 
     def start_load(self, choice: ModelChoice) -> Job[str]:
