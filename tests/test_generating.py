@@ -251,6 +251,22 @@ def test_a_generation_that_nobody_holds_any_more_ends(model):
     assert bench.capture(NAME, " Mary has").logits is not None
 
 
+def test_four_generations_run_at_once_and_the_next_waits_or_is_cancelled():
+    bench, outs = Workbench(), [Transcript(f"Mary has {number}") for number in range(6)]
+    jobs = [bench.start_generation(GenerationRequest(NAME, out.prompt, 1000), out) for out in outs]
+    while sum(bool(out.tokens) for out in outs) < 4:
+        pass
+    assert [job.waiting for job in jobs] == [not out.tokens for out in outs]
+    assert sum(job.waiting for job in jobs) == 2
+    last = next(job for job in jobs if job.waiting)
+    last.cancel()
+    last.wait(60)
+    assert last.cancelled
+    for job in jobs:
+        job.cancel()
+        job.wait(60)
+
+
 # -- to Explore --------------------------------------------------------------------------------------
 
 

@@ -304,6 +304,26 @@ def test_unloading_what_is_not_loaded_changes_nothing():
     assert bench.loaded.names() == LoadedModels().names() == []
 
 
+def test_one_load_runs_at_a_time(monkeypatch):
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(reference, *settings, watch):
+        entered.release()
+        go_on.wait(60)
+        return load_model("demo/dcformer", "cpu")
+
+    monkeypatch.setattr("workbench.running_models.load_model", slow)
+    bench = Workbench()
+    jobs = [bench.start_load(ModelChoice(name)) for name in ("one", "two")]
+    assert entered.acquire(timeout=60)
+    assert not entered.acquire(timeout=0.5)
+    assert sorted(job.waiting for job in jobs) == [False, True]
+    go_on.set()
+    for job in jobs:
+        job.wait(60)
+    assert bench.loaded.names() == [job.value() for job in jobs]
+
+
 @pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
 def test_a_load_that_runs_out_of_memory_lets_go_of_the_weights_so_far(kind, tmp_path, monkeypatch):
     save_model(load_model("demo/dcformer"), tmp_path / "mine")
