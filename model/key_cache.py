@@ -55,14 +55,15 @@ class KeyCache:
 
     Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
     and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
-    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: steps recorded on these very ones.
+    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: of the first layer's cache, the
+    steps through all layers that are recorded on these very tensors; None before the first such step.
     """
 
     def __init__(self, capacity: int, visible_keys: int | None = None):
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
         self.store: dict[str, Tensor] = {}
-        self.graphs = Graphs(at_once=True)
+        self.graphs: Graphs | None = None
 
     @property
     def nbytes(self) -> int:
