@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +19,14 @@ from model.backends.fallbacks import fell_back
 MOST_SHAPES = 8
 """Graphs that one engine keeps; the one that was not used for longest goes first."""
 
+MOST_SIGHTED = 256
+"""Keys that one engine remembers to have seen once: names alone, which push no graph out."""
+
 MOST_TOKENS = 4096
 """Tokens of a run, in all sequences, up to which it is recorded: longer ones keep the GPU busy as they are, and a graph
 keeps the memory of its run."""
 
+Value = TypeVar("Value")
 Inputs = Sequence[Tensor | None]
 Run = Callable[..., Tensor]
 
@@ -43,7 +48,8 @@ class Graphs:
 
     def __init__(self, what: str = "Short prompts", at_once: bool = False) -> None:
         self.what, self.at_once = what, at_once
-        self._recorded: OrderedDict[Hashable, Callable[[Inputs], Tensor] | None] = OrderedDict()
+        self._recorded: OrderedDict[Hashable, Callable[[Inputs], Tensor]] = OrderedDict()
+        self._sighted: OrderedDict[Hashable, None] = OrderedDict()
         self._lock = threading.Lock()
         self._failed = False
 
@@ -52,20 +58,15 @@ class Graphs:
         with self._lock:
             if self._failed or self.what in _cannot:
                 return run(*inputs)
-            if key not in self._recorded and not self.at_once:
-                self._keep(key, None)
+            if not (self.at_once or key in self._recorded or key in self._sighted):
+                _keep(self._sighted, key, None, MOST_SIGHTED)
                 return run(*inputs)
             replay = self._recorded.get(key) or self._record(run, inputs)
             if replay is None:
                 return run(*inputs)
-            self._keep(key, replay)
+            self._sighted.pop(key, None)  # one that is pushed out must come twice again
+            _keep(self._recorded, key, replay, MOST_SHAPES)
             return replay(inputs)
-
-    def _keep(self, key: Hashable, replay: Callable[[Inputs], Tensor] | None) -> None:
-        self._recorded[key] = replay
-        self._recorded.move_to_end(key)
-        while len(self._recorded) > MOST_SHAPES:
-            self._recorded.popitem(last=False)
 
     def _record(self, run: Run, inputs: Inputs) -> Callable[[Inputs], Tensor] | None:
         try:
@@ -82,6 +83,13 @@ class Graphs:
                 f"longer. Reason: {type(error).__name__}: {reason}",
             )
             return None
+
+
+def _keep(kept: OrderedDict[Hashable, Value], key: Hashable, value: Value, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def record(run: Run, inputs: Inputs) -> Callable[[Inputs], Tensor]:

@@ -13,7 +13,7 @@ from model import graphs as graphs_module
 from model.backends import fallbacks
 from model.backends.fallbacks import fallback_messages
 from model.engine import recordable
-from model.graphs import MOST_SHAPES, Graphs
+from model.graphs import MOST_SHAPES, MOST_SIGHTED, Graphs
 from model.key_cache import caches_for
 from probes import Intervention
 from tests.models import relative_error, small_model, some_tokens
@@ -127,9 +127,24 @@ def test_weights_that_moved_are_recorded_again(recordings):
 def test_few_shapes_are_kept_and_the_oldest_goes_first(recordings):
     graphs = Graphs()
     one = torch.ones(1)
-    for key in [*range(MOST_SHAPES), 0, MOST_SHAPES, 0, 1]:  # 1 has gone when it comes again
+    twice = [key for key in range(MOST_SHAPES + 1) for _ in range(2)]
+    for key in [*twice, 0, 1]:  # 0 has gone when it comes again
+        graphs(key, lambda x: x + 1, (one,))
+    assert len(graphs._recorded) == MOST_SHAPES
+    assert recordings == [1, 2] + [1] * (MOST_SHAPES - 1)
+
+
+def test_shapes_that_come_once_push_no_recording_out_and_are_not_remembered_without_end(recordings):
+    graphs = Graphs()
+    one = torch.ones(1)
+    for key in [0, 0, *range(1, MOST_SIGHTED + 2), 0]:
         graphs(key, lambda x: x + 1, (one,))
     assert recordings == [2]
+    assert len(graphs._sighted) == MOST_SIGHTED
+    graphs(2, lambda x: x + 1, (one,))  # still known, and 1 is not
+    graphs(1, lambda x: x + 1, (one,))
+    graphs("another", lambda x: x + 1, (one,))
+    assert recordings == [2, 1]
 
 
 def test_a_run_that_cannot_be_recorded_warns_once_and_runs_as_called(monkeypatch):
