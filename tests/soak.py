@@ -13,15 +13,26 @@ import time
 import click
 
 PARTS = {
+    "pickles": ["-m", "pytest", "-q", "tests/test_checkpoint_refusals.py"],
     "kills of a harvest": ["-m", "tests.kill_harvest", "--kills", "10"],
     "kills of a harvest of two processes": ["-m", "tests.kill_harvest", "--kills", "10", "--ranks", "2"],
     "kills of a study": ["-m", "tests.kill_study", "--kills", "10"],
     "kills of a training run": ["-m", "pytest", "-q", "tests/test_training_resume.py"],
+    "lost ranks": ["-m", "pytest", "-q", "tests/test_harvest_resume.py"],
     "disks": ["-m", "pytest", "-q", "tests/test_full_disks.py"],
-    "two processes": ["-m", "pytest", "-q", "tests/test_two_processes.py", "tests/test_clocks_and_vanished_files.py"],
-    "numbers": ["-m", "pytest", "-q", "tests/test_invariants.py", "tests/test_strange_models.py"],
-}
-"""Name -> arguments of Python. Those that draw at random draw anew each time."""
+    "two processes": ["-m", "pytest", "-q", "tests/test_two_processes.py"],
+    "clocks and vanished files": ["-m", "pytest", "-q", "tests/test_clocks_and_vanished_files.py"],
+    "strange models": ["-m", "pytest", "-q", "tests/test_strange_models.py"],
+    "strange prompts": ["-m", "pytest", "-q", "tests/test_strange_prompts.py"],
+    "numbers": ["-m", "pytest", "-q", "tests/test_invariants.py"],
+    "five people": ["-m", "pytest", "-q", "tests/test_many_sessions.py"],
+    "people who leave": [
+        "-m", "pytest", "-q", "tests/test_closed_tabs.py", "tests/test_jobs.py", "tests/test_intervene_page.py"
+    ],
+    "a slow browser": ["-m", "pytest", "-q", "tests/test_slow_address.py"],
+    "twenty people": ["-m", "benchmarks.load", "--sessions", "20", "--minutes", "10"],
+}  # fmt: skip
+"""Name -> arguments of Python: the commands of docs/reliability.md. Those that draw at random draw anew each time."""
 
 
 @click.command(help=__doc__)
