@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from model import load_model
 from probes.tasks import compare_scores, generate, score
 from tests.browser_tools import ROOT, serve_streamlit, settled
-from workbench import session
+from workbench import session, task_runs
 from workbench.cli import main
 from workbench.scripts import tasks_script
 from workbench.session import Workbench
@@ -272,11 +272,21 @@ def test_rows_are_scored_once_for_each_model(monkeypatch):
     for job in (first, second):
         job.wait(120)
     assert len(calls) == 2
-    assert bench.tasks_done(request)
+    assert set(bench._task_scores) == {(name, request.made_from) for name in NAMES}
     one = bench.start_tasks(TaskRequest(NAMES[1:], rules=(5,), rows=2))
     one.wait(120)
     assert len(calls) == 2
     assert one.value().scores[NAMES[1]] is first.value().scores[NAMES[1]] is second.value().scores[NAMES[1]]
+
+
+def test_a_request_is_checked_by_one_row_and_refused_as_its_rows_would_be(monkeypatch):
+    made = []
+    monkeypatch.setattr(task_runs, "generate", lambda *given, **more: made.append(generate(*given, **more)) or made[-1])
+    TaskRequest(NAMES, rows=3000).check()
+    assert [len(rows) for rows in made] == [1]
+    for rows in (0, -7):
+        with pytest.raises(ValueError, match=f"rows_per_rule is {rows}; at least 1"):
+            TaskRequest(NAMES, rows=rows).check()
 
 
 def test_kept_scores_are_bounded(monkeypatch):

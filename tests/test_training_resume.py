@@ -78,6 +78,25 @@ def test_lines_of_lost_steps_are_removed(tmp_path):
     assert [line["step"] for line in read_metrics(stopped)] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual"),
+              RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+)  # fmt: skip
+def test_a_state_for_which_memory_runs_out_is_not_called_damaged(error, tmp_path, monkeypatch):
+    train(config(tmp_path, steps=2))
+    before = (tmp_path / STATE).read_bytes()
+
+    def run_out(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("model.training.saving.set_optimizer_state_dict", run_out)
+    with pytest.raises(ValueError, match=r"not enough memory to go on from .*resume\.pt \(.+\)\. The file") as refused:
+        train(config(tmp_path, steps=2))
+    assert "damaged" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / STATE).read_bytes() == before
+
+
 def test_a_damaged_state_is_refused(tmp_path):
     out = tmp_path / "out"
     train(config(out, steps=3))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -124,8 +125,8 @@ def test_a_model_between_its_two_names_comes_back(tmp_path, monkeypatch):
     """Where the system cannot exchange names, a kill between the two steps leaves the old model under another name."""
     model = random_model()
     save_model(model, tmp_path / "m")
-    (tmp_path / "m").rename(tmp_path / ".m.123.old")
-    (tmp_path / ".m.456.new").mkdir()
+    (tmp_path / "m").rename(tmp_path / f".m.{uuid4().hex}.old")
+    (tmp_path / f".m.{uuid4().hex}.new").mkdir()
     replacing.clear_dead(tmp_path / "m")
     assert_same(load_model(tmp_path / "m", device="cpu"), model)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]

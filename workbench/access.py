@@ -38,9 +38,15 @@ def store_folders(environment: Mapping[str, str] = os.environ) -> tuple[Path, ..
     return (*_folders(environment, STORES), *(folder for folder in OWN_STORES if folder.is_dir()))
 
 
+def given_folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    """The folders that MODELS or STORES names, as whole paths from where this process stands, also those not there."""
+    texts = [text for text in environment.get(name, "").split(os.pathsep) if text]
+    # unlike Path.resolve, realpath takes links in a circle on every Python
+    return tuple(Path(os.path.realpath(Path(text).expanduser())) for text in texts)
+
+
 def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    given = [Path(text).expanduser() for text in environment.get(name, "").split(os.pathsep) if text]
-    return tuple(folder for folder in given if folder.is_dir())
+    return tuple(folder for folder in given_folders(environment, name) if folder.is_dir())
 
 
 def hub_allowed(environment: Mapping[str, str] = os.environ) -> bool:

@@ -203,7 +203,8 @@ class Intervention(Change):
         mixing = complete(mixing, cfg.dynamic_sides, at.q)
         branches = self._branches(cfg)
         if self.mode in ("shuffle", "random", "patch"):
-            new = self._replacements(at, site, branches, where, taken)
+            given = None if taken is None else complete(taken.mixing[site], cfg.dynamic_sides, taken.q)
+            new = self._replacements(at, site, mixing, branches, where, given)
             for branch in branches:
                 mixing = replaced(mixing, branch, new[branch], where)
             return mixing
@@ -222,14 +223,13 @@ class Intervention(Change):
         self,
         at: LayerActivations,
         site: str,
+        mixing: Mixing,
         branches: Sequence[str],
         where: Where,
-        taken: LayerActivations | None,
+        given: Mixing | None,
     ) -> dict[str, tuple[Tensor, ...]]:
-        """The new factors of each branch, at every entry and token."""
-        mixing = complete(at.mixing[site], at_sides(branches), at.q)
-        if taken is not None:
-            given = complete(taken.mixing[site], at_sides(branches), taken.q)
+        """The new factors of each branch, at every entry and token: of the other prompt's mixing if it is given."""
+        if given is not None:
             return {
                 branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
                 for branch in branches
@@ -304,11 +304,6 @@ class Intervention(Change):
 def uncomposed_twin() -> Intervention:
     """The same weights with M = I everywhere. Off the distribution that the weights were trained for."""
     return Intervention(mode="identity")
-
-
-def at_sides(branches: Sequence[str]) -> list[str]:
-    """The sides that some branches belong to."""
-    return list(dict.fromkeys(branch.split("_")[0] for branch in branches if branch != "base"))
 
 
 # -- what a model has ------------------------------------------------------------------------------
