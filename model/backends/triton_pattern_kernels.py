@@ -59,15 +59,19 @@ def pattern_kernel(
         key_downs = key_down + (batch * planes(key_down.dtype.element_ty, RANK) * HEADS + first_head) * keys + key
         key_ups = key_up + (batch * planes(key_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * keys + key
         head = batch * HEADS + first_head
-        cell = head * rows * columns + row[:, None] * columns + column[None, :]
-        factor = factors + (head * (columns // BLOCK_K) + tile) * rows + row
-        of_tiles = columns // BLOCK_K * rows
+        tiles = columns // BLOCK_K
+        place = (batch * (rows // BLOCK_Q) + tl.program_id(1) * ROWS // BLOCK_Q) * tiles + tile
+        cell = (place * HEADS + first_head) * BLOCK_Q * BLOCK_K
+        cell += (row % BLOCK_Q)[:, None] * BLOCK_K + (column % BLOCK_K)[None, :]
+        factor = factors + (head * tiles + tile) * rows + row
+        of_map: tl.constexpr = BLOCK_Q * BLOCK_K
+        of_tiles = tiles * rows
 
         query_channels = zero_channels(RANK if HAS_QUERY else 0, ROWS, COLUMNS)
         key_channels = zero_channels(RANK if HAS_KEY else 0, ROWS, COLUMNS)
         if HAS_QUERY or HAS_KEY:
             for n in tl.range(0, N, num_stages=STAGES):
-                pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
+                pattern = tl.load(maps + cell + n * of_map).to(tl.float32)
                 pattern *= tl.load(factor + n * of_tiles)[:, None]
                 if HAS_QUERY:
                     at = query_downs + n * queries
@@ -78,7 +82,7 @@ def pattern_kernel(
 
         for step in tl.range(0, N, num_stages=STAGES):
             n = N - 1 - step  # backwards: the maps that were read last are still in the cache
-            pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
+            pattern = tl.load(maps + cell + n * of_map).to(tl.float32)
             pattern *= tl.load(factor + n * of_tiles)[:, None]
             out = pattern
             if HAS_QUERY:
@@ -89,10 +93,10 @@ def pattern_kernel(
                 out = write(out, pattern, key_channels, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
             if HAS_STATIC:
                 for m in range(N):
-                    source = tl.load(maps + cell + m * rows * columns).to(tl.float32)
+                    source = tl.load(maps + cell + m * of_map).to(tl.float32)
                     source *= tl.load(factor + m * of_tiles)[:, None]
                     out += source * tl.load(static + (first_head + m) * HEADS + first_head + n)
-            tl.store(composed + cell + n * rows * columns, out.to(composed.dtype.element_ty))
+            tl.store(composed + cell + n * of_map, out.to(composed.dtype.element_ty))
 
 
 @triton.jit
@@ -102,7 +106,7 @@ def add_values(
 ):  # fmt: skip
     """Add the pattern of one tile of keys times their values, to the low and (of widths like 80) high dimensions."""
     exists = column < end
-    pattern = tl.load(cells + column[None, :])  # 0 where there is no key
+    pattern = tl.load(cells)  # 0 where there is no key
     if NORMALISE:
         pattern = (pattern.to(tl.float32) * tl.load(factor)[:, None]).to(v_rows.dtype.element_ty)
     at = v_rows + column * v_s
@@ -117,6 +121,15 @@ def add_values(
 
 
 @triton.jit
+def map_of(first, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where the cells of a row from a column on stand, counted from its first: tiles are ROWS * BLOCK_K apart."""
+    if COLUMNS == BLOCK_K:
+        return first * ROWS
+    else:
+        return first // BLOCK_K * (ROWS * BLOCK_K) + first % BLOCK_K
+
+
+@triton.jit
 def value_kernel(
     composed, factors, v, z,
     first_query, queries, keys, query_start, window, rows, columns,
@@ -126,8 +139,8 @@ def value_kernel(
 ):  # fmt: skip
     """Head outputs of a block of queries and one head: its composed pattern times the values.
 
-    BLOCK_Q and BLOCK_K are those of score_kernel. NORMALISE: nothing is mixed after the softmax, so composed are
-    score_kernel's exponentials, and factors theirs.
+    BLOCK_Q and BLOCK_K are those of score_kernel, COLUMNS divides BLOCK_K. NORMALISE: nothing is mixed after the
+    softmax, so composed are score_kernel's exponentials, and factors theirs.
     """
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     head = tl.program_id(1) % HEADS
@@ -137,7 +150,9 @@ def value_kernel(
     end = tl.minimum(tl.minimum(start + BLOCK_Q, query_start + queries), keys) - key_start
 
     row = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    cells = composed + ((batch * HEADS + head) * rows + row[:, None]) * columns
+    place = (batch * (rows // BLOCK_Q) + block) * (columns // BLOCK_K)
+    cells = composed + (place * HEADS + head) * BLOCK_Q * BLOCK_K
+    cells += tl.arange(0, BLOCK_Q)[:, None] * BLOCK_K + tl.arange(0, COLUMNS)[None, :]
     factor = factors + (batch * HEADS + head) * (columns // BLOCK_K) * rows + row
     v_rows = v + batch * v_b + head * v_h + key_start.to(tl.int64) * v_s
     sums = (tl.zeros([BLOCK_Q, D_LOW], tl.float32),)
@@ -148,13 +163,15 @@ def value_kernel(
         while first < end:
             of_tile = factor + first // BLOCK_K * rows
             column = first + tl.arange(0, COLUMNS)
-            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
+            there = cells + tl.multiple_of(map_of(first, HEADS * BLOCK_Q, BLOCK_K, COLUMNS), COLUMNS)
+            sums = add_values(sums, there, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
             first += COLUMNS
     else:
         for first in range(0, end, COLUMNS):
             of_tile = factor + first // BLOCK_K * rows
             column = first + tl.arange(0, COLUMNS)
-            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
+            there = cells + tl.multiple_of(map_of(first, HEADS * BLOCK_Q, BLOCK_K, COLUMNS), COLUMNS)
+            sums = add_values(sums, there, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
 
     query = first_query + row
     out = z + batch * z_b + query.to(tl.int64)[:, None] * z_t + head * z_h

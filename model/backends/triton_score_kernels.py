@@ -60,8 +60,9 @@ def score_kernel(
 ):  # fmt: skip
     """A tile of exp(composed score - peak) of all heads of a group, with each row's peak and sum.
 
-    maps [B, H, rows, columns] are those of the queries from first_query on; column 0 of a block of queries is its first
-    visible key, rounded down to a tile. peaks_and_sums [B, H, columns / BLOCK_K, rows, 2]. Tables: see write_tables.
+    maps [B, block of queries, tile of keys, H, BLOCK_Q, BLOCK_K] are those of the queries from first_query on; column 0
+    of a block is its first visible key, rounded down to a tile. What a program writes, and what pattern_kernel reads,
+    is one piece of memory. peaks_and_sums [B, H, tile, rows, 2]. Tables: see write_tables.
     """
     HEADS: tl.constexpr = GROUPS * N
     tile = tl.program_id(0)
@@ -98,8 +99,9 @@ def score_kernel(
         key_downs = key_down + (batch * planes(key_down.dtype.element_ty, RANK) * HEADS + first_head) * keys + key
         key_ups = key_up + (batch * planes(key_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * keys + key
         of_group = static + first_head * HEADS + first_head
-        cells = maps + (batch * HEADS + first_head) * rows * columns
-        cells += row[:, None] * columns + (tile * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
+        place = (batch * (rows // BLOCK_Q) + tl.program_id(1)) * (columns // BLOCK_K) + tile
+        cells = maps + (place * HEADS + first_head) * BLOCK_Q * BLOCK_K
+        cells += tl.arange(0, BLOCK_Q)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
         head_rows = ((batch * HEADS + first_head) * (columns // BLOCK_K) + tile) * rows + row
         pairs = peaks_and_sums + head_rows[:, None] * 2 + tl.arange(0, 2)[None, :]
 
@@ -120,13 +122,13 @@ def score_kernel(
         seen = visible_tile(query_start + query, key, window, key_exists)
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
-            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, rows * columns,
+            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, BLOCK_Q * BLOCK_K,
             columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
             HAS_QUERY, HAS_KEY, HAS_STATIC, True, DESCRIBED, STAGES,
         )  # fmt: skip
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
-            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, rows * columns,
+            seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, BLOCK_Q * BLOCK_K,
             columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
             HAS_QUERY, HAS_KEY, HAS_STATIC, False, DESCRIBED, STAGES,
         )  # fmt: skip
@@ -135,7 +137,7 @@ def score_kernel(
 @triton.jit
 def write_heads(
     q, k, query_up, key_up, static, query_channels, key_channels, row_exists, key_exists, seen, maps,
-    peaks_and_sums, scale_log2, queries, keys, q_place, k_place, of_map, of_peaks, hides,
+    peaks_and_sums, scale_log2, queries, keys, q_place, k_place, of_map: tl.constexpr, of_peaks, hides,
     HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HIDES: tl.constexpr,
@@ -186,8 +188,9 @@ def divisor_kernel(
     end = tl.minimum(start + BLOCK_Q, query_start + queries)
     written = ((first[None, :] + tile[:, None] * BLOCK_K) < end[None, :]) & (row < rows)[None, :]
     at = tl.program_id(1).to(tl.int64) * tiles * rows + tile[:, None] * rows + row[None, :]
-    peak = tl.load(peaks_and_sums + 2 * at, mask=written, other=LOWEST)
-    total = tl.load(peaks_and_sums + 2 * at + 1, mask=written, other=0.0)
+    pairs = tl.load(peaks_and_sums + 2 * at[:, :, None] + tl.arange(0, 2)[None, None, :], mask=written[:, :, None])
+    peak, total = tl.split(pairs)
+    peak, total = tl.where(written, peak, LOWEST), tl.where(written, total, 0.0)
     highest = tl.max(peak, 0)
     factor = tl.exp2((peak - highest[None, :]) * scale_log2)
     divisor = tl.sum(total * factor, 0)
