@@ -12,9 +12,9 @@ from model.backends.triton_factor_kernels import (
     LEAST_PEAK,
     LOWEST,
     first_key,
-    planes,
     read,
     visible_tile,
+    wait_for_previous,
     write,
     zero_channels,
 )
@@ -53,10 +53,10 @@ def score_kernel(
     q, k, query_down, query_up, key_down, key_up, static, key_mask, maps, peaks_and_sums,
     first_query, queries, keys, query_start, window, scale_log2, rows, columns,
     q_b, q_t, q_h, k_b, k_s, k_h, mask_b,
-    GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
+    GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, DOWN: tl.constexpr, UP: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HAS_MASK: tl.constexpr,
-    DESCRIBED: tl.constexpr, STAGES: tl.constexpr,
+    DESCRIBED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A tile of exp(composed score - peak) of all heads of a group, with each row's peak and sum.
 
@@ -64,6 +64,7 @@ def score_kernel(
     of a block is its first visible key, rounded down to a tile. What a program writes, and what pattern_kernel reads,
     is one piece of memory. peaks_and_sums [B, H, tile, rows, 2]. Tables: see write_tables.
     """
+    wait_for_previous(PDL)
     HEADS: tl.constexpr = GROUPS * N
     tile = tl.program_id(0)
     row = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -90,14 +91,10 @@ def score_kernel(
             q_rows = q + batch * q_b + first_head * q_h + query * q_t
             k_rows = k + batch * k_b + first_head * k_h + key * k_s
             q_place, k_place = q_h, k_h
-        query_downs = (
-            query_down + (batch * planes(query_down.dtype.element_ty, RANK) * HEADS + first_head) * queries + query
-        )
-        query_ups = (
-            query_up + (batch * planes(query_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * queries + query
-        )
-        key_downs = key_down + (batch * planes(key_down.dtype.element_ty, RANK) * HEADS + first_head) * keys + key
-        key_ups = key_up + (batch * planes(key_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * keys + key
+        of_query = (batch * HEADS + first_head) * queries + query
+        of_key = (batch * HEADS + first_head) * keys + key
+        query_downs, query_ups = query_down + of_query * DOWN, query_up + of_query * UP
+        key_downs, key_ups = key_down + of_key * DOWN, key_up + of_key * UP
         of_group = static + first_head * HEADS + first_head
         place = (batch * (rows // BLOCK_Q) + tl.program_id(1)) * (columns // BLOCK_K) + tile
         cells = maps + (place * HEADS + first_head) * BLOCK_Q * BLOCK_K
@@ -111,11 +108,11 @@ def score_kernel(
             for n in tl.range(0, N, num_stages=STAGES):
                 raw = products(q_rows, k_rows, q_place, k_place, n, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
                 if HAS_QUERY:
-                    at = query_downs + n * queries
-                    query_channels = read(query_channels, raw, at, HEADS * queries, row_exists, RANK, 1, FLOAT16)
+                    at = query_downs + n * (queries * DOWN)
+                    query_channels = read(query_channels, raw, at, row_exists, RANK, DOWN, 1)
                 if HAS_KEY:
-                    at = key_downs + n * keys
-                    key_channels = read(key_channels, raw, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
+                    at = key_downs + n * (keys * DOWN)
+                    key_channels = read(key_channels, raw, at, key_exists, RANK, DOWN, 0)
 
         # two loops, one of which does nothing: that of nearly all tiles has nothing to hide. Two branches would each
         # have shared memory of their own, and so one program a multiprocessor.
@@ -123,13 +120,13 @@ def score_kernel(
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
             seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, BLOCK_Q * BLOCK_K,
-            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
+            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, DOWN, UP, D, D_LOW, D_HIGH,
             HAS_QUERY, HAS_KEY, HAS_STATIC, True, DESCRIBED, STAGES,
         )  # fmt: skip
         write_heads(
             q_rows, k_rows, query_ups, key_ups, of_group, query_channels, key_channels, row_exists, key_exists,
             seen, cells, pairs, scale_log2, queries, keys, q_place, k_place, BLOCK_Q * BLOCK_K,
-            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, FLOAT16, D, D_LOW, D_HIGH,
+            columns // BLOCK_K * rows * 2, hides, HEADS, N, RANK, DOWN, UP, D, D_LOW, D_HIGH,
             HAS_QUERY, HAS_KEY, HAS_STATIC, False, DESCRIBED, STAGES,
         )  # fmt: skip
 
@@ -138,7 +135,7 @@ def score_kernel(
 def write_heads(
     q, k, query_up, key_up, static, query_channels, key_channels, row_exists, key_exists, seen, maps,
     peaks_and_sums, scale_log2, queries, keys, q_place, k_place, of_map: tl.constexpr, of_peaks, hides,
-    HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
+    HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, DOWN: tl.constexpr, UP: tl.constexpr,
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, HIDES: tl.constexpr,
     DESCRIBED: tl.constexpr, STAGES: tl.constexpr,
@@ -151,11 +148,11 @@ def write_heads(
         raw = products(q, k, q_place, k_place, n, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
         scores = raw
         if HAS_QUERY:
-            at = query_up + n * queries
-            scores = write(scores, raw, query_channels, at, HEADS * queries, row_exists, RANK, 1, FLOAT16)
+            at = query_up + n * (queries * UP)
+            scores = write(scores, raw, query_channels, at, row_exists, RANK, UP, 1)
         if HAS_KEY:
-            at = key_up + n * keys
-            scores = write(scores, raw, key_channels, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
+            at = key_up + n * (keys * UP)
+            scores = write(scores, raw, key_channels, at, key_exists, RANK, UP, 0)
         if HAS_STATIC:
             for m in range(N):
                 source = products(q, k, q_place, k_place, m, row_exists, key_exists, D, D_LOW, D_HIGH, DESCRIBED)
@@ -172,14 +169,16 @@ def write_heads(
 
 @triton.jit
 def divisor_kernel(
-    peaks_and_sums, factors, log_divisors,
+    peaks_and_sums, log_divisors,
     first_query, queries, query_start, window, scale_log2, rows, tiles, HEADS: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, HAS_LOG: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """What normalises each of a row's tiles, factors [B, H, tile, rows]: exp(peak - row's peak) / row's sum.
+    """What normalises each of a row's tiles, exp(peak - row's peak) / row's sum, twice in place of its peak and sum.
 
     log_divisors [B, H, T]: the log of each row's softmax divisor; +inf for a row that sees no key, whose factors are 0.
     """
+    wait_for_previous(PDL)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tile = tl.arange(0, TILES)
     block = row // BLOCK_Q * BLOCK_Q  # the first row of the block of queries that a row is in
@@ -188,7 +187,8 @@ def divisor_kernel(
     end = tl.minimum(start + BLOCK_Q, query_start + queries)
     written = ((first[None, :] + tile[:, None] * BLOCK_K) < end[None, :]) & (row < rows)[None, :]
     at = tl.program_id(1).to(tl.int64) * tiles * rows + tile[:, None] * rows + row[None, :]
-    pairs = tl.load(peaks_and_sums + 2 * at[:, :, None] + tl.arange(0, 2)[None, None, :], mask=written[:, :, None])
+    pairs_at = peaks_and_sums + 2 * at[:, :, None] + tl.arange(0, 2)[None, None, :]
+    pairs = tl.load(pairs_at, mask=written[:, :, None])
     peak, total = tl.split(pairs)
     peak, total = tl.where(written, peak, LOWEST), tl.where(written, total, 0.0)
     highest = tl.max(peak, 0)
@@ -196,7 +196,7 @@ def divisor_kernel(
     divisor = tl.sum(total * factor, 0)
     empty = divisor == 0.0
     factor = tl.where(empty[None, :], 0.0, factor / tl.where(empty, 1.0, divisor)[None, :])
-    tl.store(factors + at, factor, mask=written)
+    tl.store(pairs_at, tl.join(factor, factor), mask=written[:, :, None])
     if HAS_LOG:
         query = first_query + row
         ln2: tl.constexpr = 0.6931471805599453
