@@ -67,7 +67,8 @@ def layer_shapes(shape: Shape, composed: bool) -> dict[str, tuple[int, ...]]:
     if shape.gated:
         shapes["w_gate"] = (shape.d_mlp, D)
     if composed:
-        shapes |= {"mix_in": (4 * hidden + 4 * H, D), "mix_factors": (4, 1, hidden, 2 * R, H)}  # hidden layers, then gates
+        # mix_in: the networks' hidden layers, then their gates
+        shapes |= {"mix_in": (4 * hidden + 4 * H, D), "mix_factors": (4, 1, hidden, 2 * R, H)}
     return shapes
 
 

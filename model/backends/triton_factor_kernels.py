@@ -1,6 +1,7 @@
 """What Triton's kernels of many queries share: factors as tables, and low-rank channels that read and write heads.
 
-Imports torch and triton alone. factor_kernel writes the tables, load_factors reads them: two numbers share a word. Axes in comments: B batch, T query, S key, H all heads, G group, N heads of a group, R rank, K d_head.
+Imports torch and triton alone. factor_kernel writes the tables, load_factors reads them. Axes in comments: B batch,
+T query, S key, H all heads, G group, N heads of a group, R rank, K d_head.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def factor_kernel(
     sides, HEADS: tl.constexpr, N: tl.constexpr, RANKS: tl.constexpr, WIDTHS: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Tables of all sides. A side is (down, up, gate, their tables), its positions and the strides of the first three."""
+    """Tables of all sides: (down, up, gate and both tables), positions and the strides of the first three."""
     wait_for_previous(PDL)
     for side in tl.static_range(len(RANKS)):
         if tl.program_id(2) == side:
@@ -88,13 +89,13 @@ def place_of(at, width):
 
 
 @triton.jit
-def load_factors(table, exists, COUNT: tl.constexpr, WIDTH: tl.constexpr):
-    """The first COUNT factors of each position, as write_tables put them there; 0 where there is no position.
+def load_factors(table, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """The first COUNT factors of each position, as write_tables put them there.
 
     One load of whole rows, then cut: a load of fewer numbers than a program has threads is done by each warp anew.
     """
-    LENGTH: tl.constexpr = exists.shape[0]
-    parts = (tl.load(table[:, None] + tl.arange(0, WIDTH)[None, :], mask=exists[:, None], other=0.0),)
+    LENGTH: tl.constexpr = table.shape[0]
+    parts = (tl.load(table[:, None] + tl.arange(0, WIDTH)[None, :]),)
     for level in tl.static_range(halvings(WIDTH)):
         halves = ()
         for i in tl.static_range(1 << level):
@@ -104,6 +105,16 @@ def load_factors(table, exists, COUNT: tl.constexpr, WIDTH: tl.constexpr):
     for i in tl.static_range(COUNT):
         factors = factors + (tl.reshape(parts[place_of(i, WIDTH)], [LENGTH]),)
     return factors
+
+
+@triton.jit
+def load_part(rows, FIRST: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Dimensions FIRST to FIRST + WIDTH of the rows that these pointers point to; zeros from D on."""
+    at = FIRST + tl.arange(0, WIDTH)
+    if FIRST + WIDTH <= D:
+        return tl.load(rows[:, None] + at[None, :])
+    else:
+        return tl.load(rows[:, None] + at[None, :], mask=(at < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -129,9 +140,9 @@ def zero_channels(RANK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constex
 
 
 @triton.jit
-def read(channels, maps, table, exists, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
+def read(channels, maps, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
     """Add one source head, times each channel's down factor of the query (AXIS 1) or key (AXIS 0)."""
-    down = load_factors(table, exists, RANK, WIDTH)
+    down = load_factors(table, RANK, WIDTH)
     added = ()
     for r in tl.static_range(RANK):
         added = added + (channels[r] + maps * tl.expand_dims(down[r], AXIS),)
@@ -139,9 +150,9 @@ def read(channels, maps, table, exists, RANK: tl.constexpr, WIDTH: tl.constexpr,
 
 
 @triton.jit
-def write(out, maps, channels, table, exists, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
+def write(out, maps, channels, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
     """Add to one target head what the channels write to it, and its gate times the head itself."""
-    up = load_factors(table, exists, RANK + 1, WIDTH)
+    up = load_factors(table, RANK + 1, WIDTH)
     out += maps * tl.expand_dims(up[RANK], AXIS)
     for r in tl.static_range(RANK):
         out += channels[r] * tl.expand_dims(up[r], AXIS)

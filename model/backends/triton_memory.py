@@ -24,7 +24,7 @@ def prefill_bytes(
     of_map = 4 if dtype == torch.float32 else 2
     one_block = TILE * heads * columns * of_map
     maps = min(batch * heads * rows * columns * of_map, max(SCRATCH_BYTES, one_block))
-    narrowest = TILE // 4 if dtype == torch.float32 else TILE // 2
+    narrowest = 16 if dtype == torch.float32 else 32  # positions of the smallest tiles
     tables = batch * heads * sum(row_widths(rank, narrowest)) * (query_sides * queries + key_sides * keys) * 4
     return maps + maps // of_map // TILE * 8 + tables + batch * queries * heads * d_head * dtype.itemsize
 

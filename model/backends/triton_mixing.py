@@ -15,7 +15,7 @@ from model.backends.triton_factor_kernels import INTERPRETED, wait_for_previous
 from model.backends.triton_step_kernels import activated
 from model.mixing import DOWN_NORM_EPS
 
-TOKENS = 32
+TOKENS = 16
 """Of a program."""
 
 
@@ -45,15 +45,15 @@ def mixing_rows_kernel(
     C: tl.constexpr, K: tl.constexpr, RANK: tl.constexpr, HEADS: tl.constexpr, EPS: tl.constexpr,
     BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One network's factors and gates of a block of tokens. factor_weight [C, K, 2 R, H]: R rows of down, then of up."""
+    """One network's factors and gates of a block of tokens. factor_weight [C, K, 2 R, H]: down, then up."""
     wait_for_previous(PDL)
     WIDTH: tl.constexpr = 2 * RANK * HEADS
     network, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = (token < tokens)[:, None]
     inner, column, head = tl.arange(0, K), tl.arange(0, WIDTH), tl.arange(0, HEADS)
-    x = tl.load(hidden + batch * hidden_b + token[:, None] * hidden_t + (network * K + inner)[None, :], exists, other=0.0)
-    x = activated(x.to(tl.float32), 2).to(hidden.dtype.element_ty)
+    x = hidden + batch * hidden_b + token[:, None] * hidden_t + (network * K + inner)[None, :]
+    x = activated(tl.load(x, exists, other=0.0).to(tl.float32), 2).to(hidden.dtype.element_ty)
     weight = tl.load(factor_weight + (network * K + inner)[:, None] * WIDTH + column[None, :])
     rows = tl.reshape(tl.dot(x, weight, input_precision="ieee"), [BLOCK, 2 * RANK, HEADS])
     scale = 1.0 / tl.sqrt(tl.sum(rows * rows, 2) / HEADS + EPS)

@@ -23,7 +23,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton_factor_kernels import INTERPRETED, first_key, read, wait_for_previous, write, zero_channels
+from model.backends.triton_factor_kernels import (
+    INTERPRETED,
+    first_key,
+    load_part,
+    read,
+    wait_for_previous,
+    write,
+    zero_channels,
+)
 
 
 @triton.jit
@@ -42,7 +50,7 @@ def pattern_kernel(
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """A tile [ROWS, COLUMNS] of composed patterns of all heads of a group, from exponentials and divisor_kernel's factors.
+    """A tile [ROWS, COLUMNS] of composed patterns of all heads of a group, from exponentials and what normalises them.
 
     composed may be the storage of maps, except with a static W. BLOCK_Q and BLOCK_K are those of score_kernel.
     """
@@ -57,8 +65,8 @@ def pattern_kernel(
     tile = tl.program_id(0) * COLUMNS // BLOCK_K
     key_start = first_key(start, window, BLOCK_K)
     if key_start + tile * BLOCK_K < tl.minimum(start + BLOCK_Q, query_start + queries):
-        query, key = first_query + row, key_start + column
-        row_exists, key_exists = query < queries, key < keys
+        # beyond the last position: the last one's factors, for rows that nobody reads and patterns of 0
+        query, key = tl.minimum(first_query + row, queries - 1), tl.minimum(key_start + column, keys - 1)
         of_query = (batch * HEADS + first_head) * queries + query
         of_key = (batch * HEADS + first_head) * keys + key
         query_downs, query_ups = query_down + of_query * DOWN, query_up + of_query * UP
@@ -80,10 +88,10 @@ def pattern_kernel(
                 pattern *= row_factor(factor + n * of_tiles)[:, None]
                 if HAS_QUERY:
                     at = query_downs + n * (queries * DOWN)
-                    query_channels = read(query_channels, pattern, at, row_exists, RANK, DOWN, 1)
+                    query_channels = read(query_channels, pattern, at, RANK, DOWN, 1)
                 if HAS_KEY:
                     at = key_downs + n * (keys * DOWN)
-                    key_channels = read(key_channels, pattern, at, key_exists, RANK, DOWN, 0)
+                    key_channels = read(key_channels, pattern, at, RANK, DOWN, 0)
 
         for step in tl.range(0, N, num_stages=STAGES):
             n = N - 1 - step  # backwards: the maps that were read last are still in the cache
@@ -92,10 +100,10 @@ def pattern_kernel(
             out = pattern
             if HAS_QUERY:
                 at = query_ups + n * (queries * UP)
-                out = write(out, pattern, query_channels, at, row_exists, RANK, UP, 1)
+                out = write(out, pattern, query_channels, at, RANK, UP, 1)
             if HAS_KEY:
                 at = key_ups + n * (keys * UP)
-                out = write(out, pattern, key_channels, at, key_exists, RANK, UP, 0)
+                out = write(out, pattern, key_channels, at, RANK, UP, 0)
             if HAS_STATIC:
                 for m in range(N):
                     source = tl.load(maps + cell + m * of_map).to(tl.float32)
@@ -110,18 +118,13 @@ def add_values(
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, NORMALISE: tl.constexpr,
 ):  # fmt: skip
     """Add the pattern of one tile of keys times their values, to the low and (of widths like 80) high dimensions."""
-    exists = column < end
     pattern = tl.load(cells)  # 0 where there is no key
     if NORMALISE:
         pattern = (pattern.to(tl.float32) * row_factor(factor)[:, None]).to(v_rows.dtype.element_ty)
-    at = v_rows + column * v_s
-    low = tl.arange(0, D_LOW)
-    values = tl.load(at[:, None] + low[None, :], mask=exists[:, None] & (low < D)[None, :], other=0.0)
-    added = (tl.dot(pattern, values, sums[0], input_precision="ieee"),)
+    at = v_rows + tl.minimum(column, end - 1) * v_s
+    added = (tl.dot(pattern, load_part(at, 0, D, D_LOW), sums[0], input_precision="ieee"),)
     if D_HIGH > 0:
-        high = D_LOW + tl.arange(0, D_HIGH)
-        values = tl.load(at[:, None] + high[None, :], mask=exists[:, None] & (high < D)[None, :], other=0.0)
-        added = added + (tl.dot(pattern, values, sums[1], input_precision="ieee"),)
+        added = added + (tl.dot(pattern, load_part(at, D_LOW, D, D_HIGH), sums[1], input_precision="ieee"),)
     return added
 
 

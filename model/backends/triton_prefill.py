@@ -220,7 +220,8 @@ class _Call:
 
     def _mixing(self, site: SiteTables) -> dict[str, int | bool]:
         return {
-            "GROUPS": self.groups, "N": self.heads // self.groups, "RANK": site.rank, "DOWN": site.widths[0], "UP": site.widths[1],
+            "GROUPS": self.groups, "N": self.heads // self.groups, "RANK": site.rank,
+            "DOWN": site.widths[0], "UP": site.widths[1],
             "HAS_QUERY": site.query is not None, "HAS_KEY": site.key is not None,
             "HAS_STATIC": site.static is not None,
         }  # fmt: skip
