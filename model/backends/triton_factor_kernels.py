@@ -153,7 +153,12 @@ def read(channels, maps, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: t
 def write(out, maps, channels, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
     """Add to one target head what the channels write to it, and its gate times the head itself."""
     up = load_factors(table, RANK + 1, WIDTH)
-    out += maps * tl.expand_dims(up[RANK], AXIS)
+    return add_channels(out + maps * tl.expand_dims(up[RANK], AXIS), channels, up, RANK, AXIS)
+
+
+@triton.jit
+def add_channels(out, channels, up, RANK: tl.constexpr, AXIS: tl.constexpr):
+    """Add to one target head each channel times its up factor of the query (AXIS 1) or key (AXIS 0)."""
     for r in tl.static_range(RANK):
         out += channels[r] * tl.expand_dims(up[r], AXIS)
     return out

@@ -25,11 +25,12 @@ import triton.language as tl
 
 from model.backends.triton_factor_kernels import (
     INTERPRETED,
+    add_channels,
     first_key,
+    load_factors,
     load_part,
     read,
     wait_for_previous,
-    write,
     zero_channels,
 )
 
@@ -95,15 +96,21 @@ def pattern_kernel(
 
         for step in tl.range(0, N, num_stages=STAGES):
             n = N - 1 - step  # backwards: the maps that were read last are still in the cache
-            pattern = tl.load(maps + cell + n * of_map).to(tl.float32)
-            pattern *= row_factor(factor + n * of_tiles)[:, None]
-            out = pattern
+            powers = tl.load(maps + cell + n * of_map).to(tl.float32)
+            normaliser = row_factor(factor + n * of_tiles)
+            # what a head gives to itself: 1 and both gates, times what normalises its exponentials
+            own = normaliser[:, None]
             if HAS_QUERY:
-                at = query_ups + n * (queries * UP)
-                out = write(out, pattern, query_channels, at, RANK, UP, 1)
+                up_of_query = load_factors(query_ups + n * (queries * UP), RANK + 1, UP)
+                own = (normaliser * (1.0 + up_of_query[RANK]))[:, None]
             if HAS_KEY:
-                at = key_ups + n * (keys * UP)
-                out = write(out, pattern, key_channels, at, RANK, UP, 0)
+                up_of_key = load_factors(key_ups + n * (keys * UP), RANK + 1, UP)
+                own = own + normaliser[:, None] * up_of_key[RANK][None, :]
+            out = powers * own
+            if HAS_QUERY:
+                out = add_channels(out, query_channels, up_of_query, RANK, 1)
+            if HAS_KEY:
+                out = add_channels(out, key_channels, up_of_key, RANK, 0)
             if HAS_STATIC:
                 for m in range(N):
                     source = tl.load(maps + cell + m * of_map).to(tl.float32)
