@@ -8,7 +8,7 @@ Axes: B batch, T query, S key, H all heads, G group, N heads of a group, R rank,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -267,7 +267,8 @@ def factor_tables(
     heads, block = pre.n_heads, 32
     given = [_side(mixing, name) for mixing in (pre, post) for name in ("query", "key")]
     tables: list[Tables | None] = [None] * 4
-    sides, ranks, widths = [], [], []
+    sides: list[Any] = []
+    ranks, widths = [], []
     for at, side in enumerate(given):
         if side is not None:
             length, rank = (queries, keys)[at % 2], side[0].shape[3]
