@@ -19,8 +19,9 @@ from torch import Tensor
 
 from benchmarks.timing import markdown_table
 from model.backends import composed_attention
+from model.backends.triton_backend import triton_second_layers
 from model.functional import masked_softmax, visible
-from model.mixing import Mixing, compose
+from model.mixing import Mixing, compose, second_layers
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -151,6 +152,25 @@ def check(case: Case, backend: str, device: torch.device) -> tuple[float, float,
     return error, plain, error <= max(2 * plain, 2e-6)
 
 
+@torch.no_grad()
+def check_networks(device: torch.device, tokens: int = 515) -> tuple[float, float, bool]:
+    """The same of the mixing networks' second layers: the worst of all factors, beside PyTorch's own functions."""
+    generator = torch.Generator(device).manual_seed(0)
+    sizes = (1, tokens, 4 * 128), (1, tokens, 4 * 32), (4, 1, 128, 4, 32)
+    given = [torch.randn(size, generator=generator, device=device).bfloat16() for size in sizes]
+    truth = second_layers(*(tensor.double() for tensor in given))
+
+    def worst(layers: list[tuple[Tensor, Tensor, Tensor]]) -> float:
+        pairs = zip([x for network in layers for x in network], [x for network in truth for x in network], strict=True)
+        return max(relative_error(mine, right) for mine, right in pairs)
+
+    with poisoned_memory(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The Triton kernels")
+        error = worst(triton_second_layers(*given))
+    plain = worst(second_layers(*given))
+    return error, plain, error <= 2 * plain
+
+
 def check_or_fail(case: Case, backend: str, device: torch.device) -> tuple[float, float, bool]:
     """check, where a kernel that does not run is one case gone wrong."""
     try:
@@ -171,6 +191,9 @@ def check_all(backend: str, device: torch.device, say: Callable[[str], None] = p
     for case, (error, plain, fine) in zip(CASES, results, strict=True):
         good &= fine
         rows.append([case.name(), f"{error:.2e}", f"{plain:.2e}", "yes" if fine else "NO"])
+    error, plain, fine = check_networks(device)
+    good &= fine
+    rows.append(["mixing networks, T=515", f"{error:.2e}", f"{plain:.2e}", "yes" if fine else "NO"])
     again = [check(CASES[0], backend, device)[0] for _ in range(2)]
     say(markdown_table(["relative error against float64", backend, "float32 maps, rounded once", "good"], rows))
     say(f"the same inputs three times: {rows[0][1]} {again[0]:.2e} {again[1]:.2e}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_layers import Factors, Stack, Weights, fused_attention, mixings
+from benchmarks.gpu_layers import Factors, Stack, Weights, factors_of, fused_attention, mixings
 from benchmarks.gpu_step import matvec, stacked
 from model.backends import composed_attention
 from model.backends.triton_step import write_factors, write_heads
@@ -31,7 +31,7 @@ class Decoder:
         every = torch.arange(self.capacity, device=device)[None]
         self.cos, self.sin = rotary_tables(every, shape.rotary_width, 10000.0, stack.dtype)
         self.caches = [self._cache(layer) for layer in range(len(stack.layers))]
-        inward = ["wqkv", "mix_hidden", "mix_gates"] if composed else ["wqkv"]
+        inward = ["wqkv", "mix_in"] if composed else ["wqkv"]
         self.inward = [stacked([w[name] for name in inward]) for w in stack.layers] if fused else None
 
     def _slots(self, layer: int) -> int:
@@ -77,7 +77,8 @@ class Decoder:
     def _layer(self, layer: int, w: Weights, resid: Tensor, mask: Tensor) -> Tensor:
         stack, slots = self.stack, self._slots(layer)
         cos, sin = (table.index_select(1, self.position) for table in (self.cos, self.sin))
-        q, k, v, factors = stack.before(stack.shape, w, resid, cos, sin)
+        q, k, v, mixed = stack.before(stack.shape, w, resid, cos, sin)
+        factors = factors_of(stack.shape, w, mixed, "eager")
         new = [k, v, *(factors[1] + factors[3] if self.composed else ())]
         for kept, value in zip(self.caches[layer], new, strict=True):
             kept.index_copy_(1, self.position % slots, value)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.backends import composed_attention
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
-from model.mixing import Mixing, mixing_factors
+from model.mixing import Mixing, second_layers
 
 VOCABULARY = 50257
 Weights = dict[str, Tensor]
@@ -67,19 +67,32 @@ def layer_shapes(shape: Shape, composed: bool) -> dict[str, tuple[int, ...]]:
     if shape.gated:
         shapes["w_gate"] = (shape.d_mlp, D)
     if composed:
-        shapes |= {"mix_hidden": (4, 1, hidden, D), "mix_factors": (4, 1, hidden, 2 * R, H), "mix_gates": (4, H, D)}
+        # mix_in: the networks' hidden layers, then their gates
+        shapes |= {"mix_in": (4 * hidden + 4 * H, D), "mix_factors": (4, 1, hidden, 2 * R, H)}
     return shapes
 
 
 def before_attention(
     shape: Shape, w: Weights, resid_BTD: Tensor, cos: Tensor, sin: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Factors]:
-    """Queries, keys and values [B, T, H, K] of a layer, and its mixing factors where it has mixing weights."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Queries, keys and values [B, T, H, K] of a layer, and the mixing networks' first products where it has some."""
     x = _norm(shape, resid_BTD, w["norm_1"])
     q, k, v = F.linear(x, w["wqkv"]).unflatten(-1, (3, shape.heads, shape.d_head)).unbind(2)
     q, k = (F.rms_norm(a, a.shape[-1:], w[name], QK_NORM_EPS) for a, name in ((q, "q_norm"), (k, "k_norm")))
-    factors = mixing_factors(x, w["mix_hidden"], w["mix_factors"], w["mix_gates"]) if "mix_hidden" in w else []
-    return rotate(q, cos, sin), rotate(k, cos, sin), v, factors
+    mixed = F.linear(x, w["mix_in"]) if "mix_in" in w else None
+    return rotate(q, cos, sin), rotate(k, cos, sin), v, mixed
+
+
+def factors_of(shape: Shape, w: Weights, mixed_BTP: Tensor | None, backend: str) -> Factors:
+    """Mixing factors from the networks' first products; by a kernel of its own beside the triton backend."""
+    if mixed_BTP is None:
+        return []
+    hidden, gates = mixed_BTP[..., : -4 * shape.heads], mixed_BTP[..., -4 * shape.heads :]
+    if backend == "triton":
+        from model.backends.triton_mixing import second_layers as in_one_launch
+
+        return in_one_launch(hidden, gates, w["mix_factors"])
+    return second_layers(hidden, gates, w["mix_factors"])
 
 
 def after_attention(shape: Shape, w: Weights, resid_BTD: Tensor, z_BTHK: Tensor) -> Tensor:
@@ -152,11 +165,11 @@ class Stack:
             w = self.weights(layer, backend is not None)
             for varying in (resid, cos, sin):  # one compiled graph for all lengths
                 torch._dynamo.maybe_mark_dynamic(varying, 1)
-            q, k, v, factors = self.before(self.shape, w, resid, cos, sin)
+            q, k, v, mixed = self.before(self.shape, w, resid, cos, sin)
             if backend is None:
                 z = fused_attention(q, k, v)
             else:
-                pre, post = mixings(self.shape.heads, factors)
+                pre, post = mixings(self.shape.heads, factors_of(self.shape, w, mixed, backend))
                 visible = self.shape.visible_keys(layer)
                 z = composed_attention(q, k, v, pre, post, visible_keys=visible, backend=backend)
             torch._dynamo.maybe_mark_dynamic(z, 1)

@@ -18,8 +18,11 @@ from model.backends.eager import attention_scores, in_dtype, visibility
 from model.config import SITES, DCFormerConfig
 from model.functional import QK_NORM_EPS, masked_softmax, rms_norm, rotate
 from model.key_cache import KeyCache, Seen
-from model.mixing import Mixing, compose, mixing_factors
+from model.mixing import Mixing, compose, second_layers
 from model.taps import LayerActivations, Taps
+
+SecondLayers = Callable[[Tensor, Tensor, Tensor], list[tuple[Tensor, Tensor, Tensor]]]
+"""What computes model.mixing.second_layers."""
 
 BySide = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 """Side ("query", "key") -> its down, up and gate for every token."""
@@ -188,11 +191,12 @@ class ComposedAttention(nn.Module):
             return Seen(found.k, found.v, pre, post, 0, self.visible_keys, key_mask_BS), found.q
         return cache.extend(found.k, found.v, found.mixing, key_mask_BS), found.q
 
-    def mixing(self, x_BTD: Tensor, watched: bool = True) -> dict[str, Mixing]:
+    def mixing(self, x_BTD: Tensor, watched: bool = True, layers: SecondLayers = second_layers) -> dict[str, Mixing]:
         """The factors of both sites, through their hook points if watched; a site without mixing gets the identity."""
         by_site: dict[str, dict[str, tuple[Tensor, Tensor, Tensor]]] = {site: {} for site in self.cfg.mixed_sites}
         if self.networks:
-            networks = mixing_factors(x_BTD, self.mix_hidden, self.mix_factors, self.mix_gates)
+            hidden, gates = (F.linear(x_BTD, weight.flatten(0, -2)) for weight in (self.mix_hidden, self.mix_gates))
+            networks = layers(hidden, gates, self.mix_factors)
             for (site, side), factors in zip(self.networks, networks, strict=True):
                 by_site[site][side] = factors
         sites = dict.fromkeys(SITES, Mixing(n_heads=self.cfg.n_heads, groups=self.cfg.groups))

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from model.addresses import weight_addresses
 from model.backends import composed_attention, default_backend, kernels_take_steps
-from model.backends.triton_backend import kernels_or_else
+from model.backends.triton_backend import kernels_or_else, triton_second_layers
 from model.free_memory import guard
 from model.functional import QK_NORM_EPS, activate, rotary_tables, rotate
 from model.fused_step import fused_inputs, holds
 from model.generation import generate, stream
 from model.graphs import MOST_TOKENS, Graphs
 from model.key_cache import KeyCache, Place, Seen, place_among
-from model.mixing import Mixing
+from model.mixing import Mixing, second_layers
 from model.taps import Tap
 from model.transformer import MLP, HookedDCFormer, Norm
 
@@ -257,7 +257,8 @@ class Engine:
             q, k = (F.rms_norm(a, a.shape[-1:], w, QK_NORM_EPS) for a, w in ((q, attn.q_norm), (k, attn.k_norm)))
         if at.rotary is not None:
             q, k = rotate(q, *at.rotary), rotate(k, *at.rotary)
-        return (q, k, v), attn.mixing(x, watched=False)
+        kernels = kernels_take_steps(self.backend, self.cfg.n_heads * self.cfg.d_head, x.device.type)
+        return (q, k, v), attn.mixing(x, watched=False, layers=triton_second_layers if kernels else second_layers)
 
     def _refuse_hooks(self) -> None:
         # HookPoint.has_hooks() of a thousand of them takes milliseconds, before every step

@@ -96,10 +96,18 @@ def mixing_factors(
         [B, T, H]. Only down is normalised, over the heads of its group (root mean square, eps 1e-6).
     Source: arXiv 2405.08553, section 2.2.
     """
+    hidden_BTP, gates_BTP = (F.linear(x_BTD, w.flatten(0, -2)) for w in (hidden_weight_CGKD, gate_weight_CMD))
+    return second_layers(hidden_BTP, gates_BTP, factor_weight_CGKRN)
+
+
+def second_layers(
+    hidden_BTP: Tensor, gates_BTP: Tensor, factor_weight_CGKRN: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What mixing_factors returns, from its first products: of the hidden layers before GELU and of the gates."""
     C, G, K, R2, N = factor_weight_CGKRN.shape
-    hidden_BTCGK = F.gelu(F.linear(x_BTD, hidden_weight_CGKD.flatten(0, 2))).unflatten(-1, (C, G, K))
+    hidden_BTCGK = F.gelu(hidden_BTP).unflatten(-1, (C, G, K))
     factors_BTCGRN = torch.einsum("btcgk,cgkrn->btcgrn", hidden_BTCGK, factor_weight_CGKRN)
-    gates_BTCM = F.linear(x_BTD, gate_weight_CMD.flatten(0, 1)).unflatten(-1, (C, G * N)).tanh()
+    gates_BTCM = gates_BTP.unflatten(-1, (C, G * N)).tanh()
     if G == 1:
         factors_BTCGRN = factors_BTCGRN.squeeze(3)
     down, up = rms_normalise(factors_BTCGRN[..., : R2 // 2, :]), factors_BTCGRN[..., R2 // 2 :, :]

@@ -17,10 +17,12 @@ from model.backends import compiled as compiled_backend
 from model.backends import triton_backend, triton_memory
 from model.backends import triton_decode as decode_backend
 from model.backends import triton_prefill as prefill_backend
+from model.backends.triton_backend import triton_second_layers
 from model.backends.triton_memory import prefill_bytes, single_query_bytes
 from model.backends.triton_prefill import Tiles, prefill, split_width, tiles_for
 from model.fused_step import fused_inputs
 from model.key_cache import caches_for
+from model.mixing import second_layers
 from tests.models import VARIANTS, relative_error, small_model, some_tokens
 from tests.test_backends import CASES, LENGTH, N, definition, hold_to_definition, make_case, run
 from tests.test_structure import ROOT
@@ -80,7 +82,7 @@ def test_half_precision_costs_a_rounding_of_the_patterns_and_one_of_the_output(d
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("rank", "groups"), [(1, 1), (3, 2), (4, 1)])
-def test_factors_that_share_a_word_are_read_as_they_are(rank, groups, dtype):
+def test_factors_of_two_bytes_are_read_as_they_are(rank, groups, dtype):
     case = make_case(queries=19, batch=1, rank=rank, groups=groups, heads=4).to(torch.float32)
     q, k, v, pre, post = case[:5]
     pre, post = (site.map(lambda factor: factor.to(dtype)) for site in (pre, post))
@@ -290,3 +292,26 @@ def test_the_engines_steps_are_the_hooked_models_and_fused_where_a_layer_allows_
             given = engine(tokens[:, at : at + 1], last=True, attention_mask=mask[:, : at + 1], caches=caches)
             assert relative_error(given, truth[:, at]) < 1e-5
     assert len(fused) == (2 * model.cfg.n_layers if variant in FUSED else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_second_layers_of_mixing_networks_are_one_launch_and_the_same_numbers(dtype, monkeypatch):
+    torch.manual_seed(3)
+    sizes = (2, 37, 4 * 16), (2, 37, 4 * 8), (4, 1, 16, 4, 8)
+    given = [torch.randn(size).to(dtype) for size in sizes]
+    truth = second_layers(*(tensor.double() for tensor in given))
+    monkeypatch.setattr(triton_backend, "second_layers", None)  # not PyTorch's own functions
+    for found, right in zip(triton_second_layers(*given), truth, strict=True):
+        for mine, wanted in zip(found, right, strict=True):
+            assert mine.dtype == dtype
+            assert relative_error(mine, wanted) < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "size", [(4, 2, 16, 4, 4), (2, 1, 24, 4, 8), (4, 1, 16, 6, 8)], ids=["groups", "width", "rank"]
+)
+def test_second_layers_that_the_kernel_does_not_hold_are_pytorchs(size):
+    C, G, K, _, N = size
+    given = torch.randn(1, 9, C * G * K), torch.randn(1, 9, C * G * N), torch.randn(size)
+    for found, right in zip(triton_second_layers(*given), second_layers(*given), strict=True):
+        assert all(torch.equal(mine, wanted) for mine, wanted in zip(found, right, strict=True))

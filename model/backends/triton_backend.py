@@ -22,7 +22,7 @@ from model.backends.eager import eager_attention
 from model.backends.fallbacks import fell_back
 from model.backends.inputs import block_inputs
 from model.backends.single_query import attend_single_query
-from model.mixing import Mixing
+from model.mixing import Mixing, second_layers
 
 Result = TypeVar("Result")
 
@@ -61,6 +61,25 @@ def triton_single_query(
         return decode(*call)
 
     return kernels_or_else(kernels, lambda: attend_single_query(*call), q_B1HK)
+
+
+def triton_second_layers(
+    hidden_BTP: Tensor, gates_BTP: Tensor, factor_weight_CGKRN: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """See model.mixing.second_layers, which computes what the kernel does not hold, and where it fails."""
+    call = hidden_BTP, gates_BTP, factor_weight_CGKRN
+    _, groups, *sizes = factor_weight_CGKRN.shape
+    on_tensor_cores = hidden_BTP.element_size() == 2 or hidden_BTP.device.type == "cpu"
+    held = groups == 1 and sizes[0] >= 16 and all(size & (size - 1) == 0 for size in sizes) and on_tensor_cores
+    if not held or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in call)):
+        return second_layers(*call)
+
+    def kernel() -> list[tuple[Tensor, Tensor, Tensor]]:
+        from model.backends.triton_mixing import second_layers as in_one_launch
+
+        return in_one_launch(*call)
+
+    return kernels_or_else(kernel, lambda: second_layers(*call), hidden_BTP)
 
 
 @functools.cache
