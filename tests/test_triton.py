@@ -82,7 +82,7 @@ def test_half_precision_costs_a_rounding_of_the_patterns_and_one_of_the_output(d
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("rank", "groups"), [(1, 1), (3, 2), (4, 1)])
-def test_factors_of_two_bytes_are_read_as_they_are(rank, groups, dtype):
+def test_factors_that_share_a_word_are_read_as_they_are(rank, groups, dtype):
     case = make_case(queries=19, batch=1, rank=rank, groups=groups, heads=4).to(torch.float32)
     q, k, v, pre, post = case[:5]
     pre, post = (site.map(lambda factor: factor.to(dtype)) for site in (pre, post))

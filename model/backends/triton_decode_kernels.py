@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from model.backends.triton_factor_kernels import INTERPRETED, LEAST_PEAK, LOWEST, wait_for_previous
+from model.backends.triton_factor_kernels import INTERPRETED, LEAST_PEAK, LOWEST
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    """With programmatic dependent launch a kernel starts while the one before it ends: this waits for its results."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """What Triton's kernels of many queries share: factors as tables, and low-rank channels that read and write heads.
 
-Imports torch and triton alone. factor_kernel writes the tables, load_factors reads them. Axes in comments: B batch,
-T query, S key, H all heads, G group, N heads of a group, R rank, K d_head.
+Imports torch and triton alone. factor_kernel writes the tables, load_factors reads them: factors of two bytes share a
+word. Axes in comments: B batch, T query, S key, H all heads, G group, N heads of a group, R rank, K d_head.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton import knobs
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 """Kernels run by Triton's interpreter on a CPU: fixed when this file is imported."""
@@ -22,38 +21,25 @@ LEAST_PEAK = tl.constexpr(-0.5e30)
 
 
 @triton.jit
-def wait_for_previous(PDL: tl.constexpr):
-    """With programmatic dependent launch a kernel starts while the one before it ends: this waits for its results."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-
-
-@triton.jit
 def factor_kernel(
-    sides, HEADS: tl.constexpr, N: tl.constexpr, RANKS: tl.constexpr, WIDTHS: tl.constexpr,
-    HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    sides, HEADS: tl.constexpr, N: tl.constexpr, RANKS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Tables of all sides: (down, up, gate and both tables), positions and the strides of the first three."""
-    wait_for_previous(PDL)
+    """Tables of all sides. A side is (down, up, gate, their two tables), its positions and the strides of the first."""
     for side in tl.static_range(len(RANKS)):
         if tl.program_id(2) == side:
             tensors, positions, of_down, of_up, of_gate = sides[side]
-            write_tables(
-                tensors, positions, of_down, of_up, of_gate, HEADS, N, RANKS[side], WIDTHS[side][0], WIDTHS[side][1],
-                HEAD_BLOCK, BLOCK,
-            )  # fmt: skip
+            write_tables(tensors, positions, of_down, of_up, of_gate, HEADS, N, RANKS[side], HEAD_BLOCK, BLOCK)
 
 
 @triton.jit
 def write_tables(
     tensors, positions, of_down, of_up, of_gate,
-    HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, DOWN: tl.constexpr, UP: tl.constexpr,
-    HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One side's factors in float32: down [B, H, position, R], and up with the gate after it [B, H, position, R + 1].
+    """One side's factors by position, [B, plane, H, position]: R of down in one table, R of up and the gate in another.
 
-    Rows are padded to DOWN and UP numbers, powers of two: a kernel fetches whole ones, and has nothing to convert.
+    Float32 factors have a plane each. Those of two bytes stand several in a word, as they are: 2 of down in an int32,
+    4 of the others in an int64, so that a kernel fetches all that it needs of rank 2 at once.
     """
     down, up, gate, down_table, up_table = tensors
     down_b, down_t, down_g, down_r, down_n = of_down
@@ -67,54 +53,81 @@ def write_tables(
     down += batch * down_b + (group * down_g + n * down_n)[:, None] + at[None, :] * down_t
     up += batch * up_b + (group * up_g + n * up_n)[:, None] + at[None, :] * up_t
     gate += batch * gate_b + head[:, None] * gate_h + at[None, :] * gate_t
-    cell = (batch * HEADS + head[:, None]) * positions + at[None, :]
-    downs, ups = down_table + cell * DOWN, up_table + cell * UP
+    downs, ups = (), ()
     for r in tl.static_range(RANK):
-        tl.store(downs + r, tl.load(down + r * down_r, mask=inside).to(tl.float32), mask=inside)
-        tl.store(ups + r, tl.load(up + r * up_r, mask=inside).to(tl.float32), mask=inside)
-    tl.store(ups + RANK, tl.load(gate, mask=inside).to(tl.float32), mask=inside)
+        downs = downs + (tl.load(down + r * down_r, mask=inside),)
+        ups = ups + (tl.load(up + r * up_r, mask=inside),)
+    ups = ups + (tl.load(gate, mask=inside),)
+    plane = HEADS * positions
+    cell = head[:, None] * positions + at[None, :]
+    store_factors(
+        down_table + batch * planes(down_table.dtype.element_ty, RANK) * plane + cell, downs, plane, inside, RANK
+    )
+    store_factors(
+        up_table + batch * planes(up_table.dtype.element_ty, RANK + 1) * plane + cell, ups, plane, inside, RANK + 1
+    )
 
 
 @triton.constexpr_function
-def halvings(width):
-    """How often a row so wide, a power of two, is cut in two."""
-    return width.bit_length() - 1
+def numbers_in_a_word(dtype):
+    """1 in float32, 2 in int32, 4 in int64."""
+    return 1 if dtype == tl.float32 else dtype.primitive_bitwidth // 16
 
 
 @triton.constexpr_function
-def place_of(at, width):
-    """Where number `at` of a row stands after all halvings: its bits in reverse."""
-    last = width.bit_length() - 2
-    return sum((at >> bit & 1) << (last - bit) for bit in range(last + 1))
+def planes(dtype, count):
+    """Planes of a table of so many factors."""
+    return -(-count // (1 if dtype == tl.float32 else dtype.primitive_bitwidth // 16))
 
 
 @triton.jit
-def load_factors(table, COUNT: tl.constexpr, WIDTH: tl.constexpr):
-    """The first COUNT factors of each position, as write_tables put them there.
+def store_factors(table, factors, plane, inside, COUNT: tl.constexpr):
+    """Put COUNT factors of each position in the planes of their table."""
+    EACH: tl.constexpr = numbers_in_a_word(table.dtype.element_ty)
+    for first in tl.static_range(0, COUNT, EACH):
+        if EACH == 1:
+            word = factors[first].to(tl.float32)
+        else:
+            word = bits(factors[first], table)
+            for i in tl.static_range(1, EACH):
+                if first + i < COUNT:
+                    word |= bits(factors[first + i], table) << (16 * i)
+        tl.store(table + first // EACH * plane, word, mask=inside)
 
-    One load of whole rows, then cut: a load of fewer numbers than a program has threads is done by each warp anew.
-    """
-    LENGTH: tl.constexpr = table.shape[0]
-    parts = (tl.load(table[:, None] + tl.arange(0, WIDTH)[None, :]),)
-    for level in tl.static_range(halvings(WIDTH)):
-        halves = ()
-        for i in tl.static_range(1 << level):
-            halves = halves + tl.split(tl.reshape(parts[i], [LENGTH, WIDTH >> (level + 1), 2]))
-        parts = halves
+
+@triton.jit
+def bits(x, table):
+    """The two bytes of each number, as a number of the table's type."""
+    return x.to(tl.int16, bitcast=True).to(table.dtype.element_ty) & 0xFFFF
+
+
+@triton.jit
+def load_factors(table, plane, exists, COUNT: tl.constexpr, FLOAT16: tl.constexpr):
+    """COUNT factors of each position in float32, as store_factors put them there; 0 where there is none."""
+    EACH: tl.constexpr = numbers_in_a_word(table.dtype.element_ty)
     factors = ()
-    for i in tl.static_range(COUNT):
-        factors = factors + (tl.reshape(parts[place_of(i, WIDTH)], [LENGTH]),)
+    for first in tl.static_range(0, COUNT, EACH):
+        word = tl.load(table + first // EACH * plane, mask=exists, other=0)
+        for i in tl.static_range(EACH):
+            if first + i < COUNT:
+                factors = factors + (number(word, i, EACH, FLOAT16),)
     return factors
 
 
 @triton.jit
-def load_part(rows, FIRST: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Dimensions FIRST to FIRST + WIDTH of the rows that these pointers point to; zeros from D on."""
-    at = FIRST + tl.arange(0, WIDTH)
-    if FIRST + WIDTH <= D:
-        return tl.load(rows[:, None] + at[None, :])
+def number(word, AT: tl.constexpr, EACH: tl.constexpr, FLOAT16: tl.constexpr):
+    """Number AT of a word in float32. The bits of a bfloat16 are the upper ones of a float32."""
+    if EACH == 1:
+        value = word
     else:
-        return tl.load(rows[:, None] + at[None, :], mask=(at < D)[None, :], other=0.0)
+        half = (word >> (32 * (AT // 2))).to(tl.int32)
+        if FLOAT16:
+            value = (half >> (16 * (AT % 2))).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        elif AT % 2 == 0:
+            value = (half << 16).to(tl.float32, bitcast=True)
+        else:
+            value = (half & -65536).to(tl.float32, bitcast=True)
+    return value
 
 
 @triton.jit
@@ -140,9 +153,9 @@ def zero_channels(RANK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constex
 
 
 @triton.jit
-def read(channels, maps, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
+def read(channels, maps, table, plane, exists, RANK: tl.constexpr, AXIS: tl.constexpr, FLOAT16: tl.constexpr):
     """Add one source head, times each channel's down factor of the query (AXIS 1) or key (AXIS 0)."""
-    down = load_factors(table, RANK, WIDTH)
+    down = load_factors(table, plane, exists, RANK, FLOAT16)
     added = ()
     for r in tl.static_range(RANK):
         added = added + (channels[r] + maps * tl.expand_dims(down[r], AXIS),)
@@ -150,15 +163,10 @@ def read(channels, maps, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: t
 
 
 @triton.jit
-def write(out, maps, channels, table, RANK: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
+def write(out, maps, channels, table, plane, exists, RANK: tl.constexpr, AXIS: tl.constexpr, FLOAT16: tl.constexpr):
     """Add to one target head what the channels write to it, and its gate times the head itself."""
-    up = load_factors(table, RANK + 1, WIDTH)
-    return add_channels(out + maps * tl.expand_dims(up[RANK], AXIS), channels, up, RANK, AXIS)
-
-
-@triton.jit
-def add_channels(out, channels, up, RANK: tl.constexpr, AXIS: tl.constexpr):
-    """Add to one target head each channel times its up factor of the query (AXIS 1) or key (AXIS 0)."""
+    up = load_factors(table, plane, exists, RANK + 1, FLOAT16)
+    out += maps * tl.expand_dims(up[RANK], AXIS)
     for r in tl.static_range(RANK):
         out += channels[r] * tl.expand_dims(up[r], AXIS)
     return out

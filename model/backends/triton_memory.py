@@ -8,7 +8,7 @@ SCRATCH_BYTES = 2**28
 """Maps of one chunk of queries: large enough that a chunk fills a GPU, small beside any model that needs one."""
 
 TILE = 64
-"""Queries and keys of a tile, at the most; each row of it keeps a peak and a sum in float32."""
+"""Queries and keys of a tile, at the most; each row of it keeps a peak, a sum and a factor in float32."""
 
 
 def prefill_bytes(
@@ -24,21 +24,8 @@ def prefill_bytes(
     of_map = 4 if dtype == torch.float32 else 2
     one_block = TILE * heads * columns * of_map
     maps = min(batch * heads * rows * columns * of_map, max(SCRATCH_BYTES, one_block))
-    narrowest = 16 if dtype == torch.float32 else 32  # positions of the smallest tiles
-    tables = batch * heads * sum(row_widths(rank, narrowest)) * (query_sides * queries + key_sides * keys) * 4
-    return maps + maps // of_map // TILE * 8 + tables + batch * queries * heads * d_head * dtype.itemsize
-
-
-def row_widths(rank: int, narrowest: int) -> tuple[int, int]:
-    """Numbers that a position has in the tables of down, and of up and gate; see triton_factor_kernels.py.
-
-    Powers of two that hold them, and so many that a tile, at least `narrowest` positions wide, gives each of a
-    program's 128 threads a number: with fewer the compiler has all warps load all of them, by eight instructions
-    instead of one.
-    """
-    least = max(1, 128 // narrowest)
-    down, up = (max(least, 1 << (count - 1).bit_length()) for count in (rank, rank + 1))
-    return down, up
+    tables = batch * heads * (2 * rank + 1) * (query_sides * queries + key_sides * keys) * 4
+    return maps + maps // of_map // TILE * 12 + tables + batch * queries * heads * d_head * dtype.itemsize
 
 
 def single_query_bytes(batch: int, keys: int, heads: int, d_head: int, dtype: torch.dtype) -> int:

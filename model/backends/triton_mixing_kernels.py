@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton_factor_kernels import wait_for_previous
+from model.backends.triton_decode_kernels import wait_for_previous
 from model.backends.triton_step_kernels import activated
 
 

@@ -23,39 +23,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton_factor_kernels import (
-    INTERPRETED,
-    add_channels,
-    first_key,
-    load_factors,
-    load_part,
-    read,
-    wait_for_previous,
-    zero_channels,
-)
-
-
-@triton.jit
-def row_factor(pairs):
-    """What normalises each row of a tile: the first of a pair, read as pairs so that each of 128 threads reads one."""
-    factor, _ = tl.split(tl.load(pairs[:, None] + tl.arange(0, 2)[None, :]))
-    return factor
+from model.backends.triton_factor_kernels import INTERPRETED, first_key, planes, read, write, zero_channels
 
 
 @triton.jit
 def pattern_kernel(
     maps, composed, factors, query_down, query_up, key_down, key_up, static,
     first_query, queries, keys, query_start, window, rows, columns,
-    GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, DOWN: tl.constexpr, UP: tl.constexpr,
+    GROUPS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, FLOAT16: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     HAS_QUERY: tl.constexpr, HAS_KEY: tl.constexpr, HAS_STATIC: tl.constexpr, STAGES: tl.constexpr,
-    PDL: tl.constexpr,
 ):  # fmt: skip
-    """A tile [ROWS, COLUMNS] of composed patterns of all heads of a group, from exponentials and what normalises them.
+    """A tile [ROWS, COLUMNS] of composed patterns of all heads of a group, from exponentials and their factors.
 
     composed may be the storage of maps, except with a static W. BLOCK_Q and BLOCK_K are those of score_kernel.
     """
-    wait_for_previous(PDL)
     HEADS: tl.constexpr = GROUPS * N
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -66,57 +48,51 @@ def pattern_kernel(
     tile = tl.program_id(0) * COLUMNS // BLOCK_K
     key_start = first_key(start, window, BLOCK_K)
     if key_start + tile * BLOCK_K < tl.minimum(start + BLOCK_Q, query_start + queries):
-        # beyond the last position: the last one's factors, for rows that nobody reads and patterns of 0
-        query, key = tl.minimum(first_query + row, queries - 1), tl.minimum(key_start + column, keys - 1)
-        of_query = (batch * HEADS + first_head) * queries + query
-        of_key = (batch * HEADS + first_head) * keys + key
-        query_downs, query_ups = query_down + of_query * DOWN, query_up + of_query * UP
-        key_downs, key_ups = key_down + of_key * DOWN, key_up + of_key * UP
+        query, key = first_query + row, key_start + column
+        row_exists, key_exists = query < queries, key < keys
+        query_downs = (
+            query_down + (batch * planes(query_down.dtype.element_ty, RANK) * HEADS + first_head) * queries + query
+        )
+        query_ups = (
+            query_up + (batch * planes(query_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * queries + query
+        )
+        key_downs = key_down + (batch * planes(key_down.dtype.element_ty, RANK) * HEADS + first_head) * keys + key
+        key_ups = key_up + (batch * planes(key_up.dtype.element_ty, RANK + 1) * HEADS + first_head) * keys + key
         head = batch * HEADS + first_head
-        tiles = columns // BLOCK_K
-        place = (batch * (rows // BLOCK_Q) + tl.program_id(1) * ROWS // BLOCK_Q) * tiles + tile
-        cell = (place * HEADS + first_head) * BLOCK_Q * BLOCK_K
-        cell += (row % BLOCK_Q)[:, None] * BLOCK_K + (column % BLOCK_K)[None, :]
-        factor = factors + ((head * tiles + tile) * rows + row) * 2
-        of_map: tl.constexpr = BLOCK_Q * BLOCK_K
-        of_tiles = tiles * rows * 2
+        cell = head * rows * columns + row[:, None] * columns + column[None, :]
+        factor = factors + (head * (columns // BLOCK_K) + tile) * rows + row
+        of_tiles = columns // BLOCK_K * rows
 
         query_channels = zero_channels(RANK if HAS_QUERY else 0, ROWS, COLUMNS)
         key_channels = zero_channels(RANK if HAS_KEY else 0, ROWS, COLUMNS)
         if HAS_QUERY or HAS_KEY:
             for n in tl.range(0, N, num_stages=STAGES):
-                pattern = tl.load(maps + cell + n * of_map).to(tl.float32)
-                pattern *= row_factor(factor + n * of_tiles)[:, None]
+                pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
+                pattern *= tl.load(factor + n * of_tiles)[:, None]
                 if HAS_QUERY:
-                    at = query_downs + n * (queries * DOWN)
-                    query_channels = read(query_channels, pattern, at, RANK, DOWN, 1)
+                    at = query_downs + n * queries
+                    query_channels = read(query_channels, pattern, at, HEADS * queries, row_exists, RANK, 1, FLOAT16)
                 if HAS_KEY:
-                    at = key_downs + n * (keys * DOWN)
-                    key_channels = read(key_channels, pattern, at, RANK, DOWN, 0)
+                    at = key_downs + n * keys
+                    key_channels = read(key_channels, pattern, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
 
         for step in tl.range(0, N, num_stages=STAGES):
             n = N - 1 - step  # backwards: the maps that were read last are still in the cache
-            powers = tl.load(maps + cell + n * of_map).to(tl.float32)
-            normaliser = row_factor(factor + n * of_tiles)
-            # what a head gives to itself: 1 and both gates, times what normalises its exponentials
-            own = normaliser[:, None]
+            pattern = tl.load(maps + cell + n * rows * columns).to(tl.float32)
+            pattern *= tl.load(factor + n * of_tiles)[:, None]
+            out = pattern
             if HAS_QUERY:
-                up_of_query = load_factors(query_ups + n * (queries * UP), RANK + 1, UP)
-                own = (normaliser * (1.0 + up_of_query[RANK]))[:, None]
+                at = query_ups + n * queries
+                out = write(out, pattern, query_channels, at, HEADS * queries, row_exists, RANK, 1, FLOAT16)
             if HAS_KEY:
-                up_of_key = load_factors(key_ups + n * (keys * UP), RANK + 1, UP)
-                own = own + normaliser[:, None] * up_of_key[RANK][None, :]
-            out = powers * own
-            if HAS_QUERY:
-                out = add_channels(out, query_channels, up_of_query, RANK, 1)
-            if HAS_KEY:
-                out = add_channels(out, key_channels, up_of_key, RANK, 0)
+                at = key_ups + n * keys
+                out = write(out, pattern, key_channels, at, HEADS * keys, key_exists, RANK, 0, FLOAT16)
             if HAS_STATIC:
                 for m in range(N):
-                    source = tl.load(maps + cell + m * of_map).to(tl.float32)
-                    source *= row_factor(factor + m * of_tiles)[:, None]
+                    source = tl.load(maps + cell + m * rows * columns).to(tl.float32)
+                    source *= tl.load(factor + m * of_tiles)[:, None]
                     out += source * tl.load(static + (first_head + m) * HEADS + first_head + n)
-            tl.store(composed + cell + n * of_map, out.to(composed.dtype.element_ty))
+            tl.store(composed + cell + n * rows * columns, out.to(composed.dtype.element_ty))
 
 
 @triton.jit
@@ -125,23 +101,19 @@ def add_values(
     D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr, NORMALISE: tl.constexpr,
 ):  # fmt: skip
     """Add the pattern of one tile of keys times their values, to the low and (of widths like 80) high dimensions."""
-    pattern = tl.load(cells)  # 0 where there is no key
+    exists = column < end
+    pattern = tl.load(cells + column[None, :])  # 0 where there is no key
     if NORMALISE:
-        pattern = (pattern.to(tl.float32) * row_factor(factor)[:, None]).to(v_rows.dtype.element_ty)
-    at = v_rows + tl.minimum(column, end - 1) * v_s
-    added = (tl.dot(pattern, load_part(at, 0, D, D_LOW), sums[0], input_precision="ieee"),)
+        pattern = (pattern.to(tl.float32) * tl.load(factor)[:, None]).to(v_rows.dtype.element_ty)
+    at = v_rows + column * v_s
+    low = tl.arange(0, D_LOW)
+    values = tl.load(at[:, None] + low[None, :], mask=exists[:, None] & (low < D)[None, :], other=0.0)
+    added = (tl.dot(pattern, values, sums[0], input_precision="ieee"),)
     if D_HIGH > 0:
-        added = added + (tl.dot(pattern, load_part(at, D_LOW, D, D_HIGH), sums[1], input_precision="ieee"),)
+        high = D_LOW + tl.arange(0, D_HIGH)
+        values = tl.load(at[:, None] + high[None, :], mask=exists[:, None] & (high < D)[None, :], other=0.0)
+        added = added + (tl.dot(pattern, values, sums[1], input_precision="ieee"),)
     return added
-
-
-@triton.jit
-def map_of(first, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where the cells of a row from a column on stand, counted from its first: tiles are ROWS * BLOCK_K apart."""
-    if COLUMNS == BLOCK_K:
-        return first * ROWS
-    else:
-        return first // BLOCK_K * (ROWS * BLOCK_K) + first % BLOCK_K
 
 
 @triton.jit
@@ -151,14 +123,12 @@ def value_kernel(
     v_b, v_s, v_h, z_b, z_t, z_h,
     HEADS: tl.constexpr, D: tl.constexpr, D_LOW: tl.constexpr, D_HIGH: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr, NORMALISE: tl.constexpr,
-    PDL: tl.constexpr,
 ):  # fmt: skip
     """Head outputs of a block of queries and one head: its composed pattern times the values.
 
-    BLOCK_Q and BLOCK_K are those of score_kernel, COLUMNS divides BLOCK_K. NORMALISE: nothing is mixed after the
-    softmax, so composed are score_kernel's exponentials, and factors theirs.
+    BLOCK_Q and BLOCK_K are those of score_kernel. NORMALISE: nothing is mixed after the softmax, so composed are
+    score_kernel's exponentials, and factors theirs.
     """
-    wait_for_previous(PDL)
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     head = tl.program_id(1) % HEADS
     batch = (tl.program_id(1) // HEADS).to(tl.int64)
@@ -167,10 +137,8 @@ def value_kernel(
     end = tl.minimum(tl.minimum(start + BLOCK_Q, query_start + queries), keys) - key_start
 
     row = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    place = (batch * (rows // BLOCK_Q) + block) * (columns // BLOCK_K)
-    cells = composed + (place * HEADS + head) * BLOCK_Q * BLOCK_K
-    cells += tl.arange(0, BLOCK_Q)[:, None] * BLOCK_K + tl.arange(0, COLUMNS)[None, :]
-    factor = factors + ((batch * HEADS + head) * (columns // BLOCK_K) * rows + row) * 2
+    cells = composed + ((batch * HEADS + head) * rows + row[:, None]) * columns
+    factor = factors + (batch * HEADS + head) * (columns // BLOCK_K) * rows + row
     v_rows = v + batch * v_b + head * v_h + key_start.to(tl.int64) * v_s
     sums = (tl.zeros([BLOCK_Q, D_LOW], tl.float32),)
     if D_HIGH > 0:
@@ -178,17 +146,15 @@ def value_kernel(
     if INTERPRETED:  # whose range() takes no number that a kernel computed
         first = 0
         while first < end:
-            of_tile = factor + first // BLOCK_K * rows * 2
+            of_tile = factor + first // BLOCK_K * rows
             column = first + tl.arange(0, COLUMNS)
-            there = cells + tl.multiple_of(map_of(first, HEADS * BLOCK_Q, BLOCK_K, COLUMNS), COLUMNS)
-            sums = add_values(sums, there, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
+            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
             first += COLUMNS
     else:
         for first in range(0, end, COLUMNS):
-            of_tile = factor + first // BLOCK_K * rows * 2
+            of_tile = factor + first // BLOCK_K * rows
             column = first + tl.arange(0, COLUMNS)
-            there = cells + tl.multiple_of(map_of(first, HEADS * BLOCK_Q, BLOCK_K, COLUMNS), COLUMNS)
-            sums = add_values(sums, there, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
+            sums = add_values(sums, cells, of_tile, v_rows, column, end, v_s, D, D_LOW, D_HIGH, NORMALISE)
 
     query = first_query + row
     out = z + batch * z_b + query.to(tl.int64)[:, None] * z_t + head * z_h

@@ -8,16 +8,15 @@ Axes: B batch, T query, S key, H all heads, G group, N heads of a group, R rank,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from model.backends.triton_decode import early_start
 from model.backends.triton_factor_kernels import INTERPRETED, factor_kernel
-from model.backends.triton_memory import SCRATCH_BYTES, row_widths
+from model.backends.triton_memory import SCRATCH_BYTES
 from model.backends.triton_pattern_kernels import pattern_kernel, value_kernel
 from model.backends.triton_score_kernels import divisor_kernel, score_kernel
 from model.mixing import Mixing
@@ -26,17 +25,17 @@ LOG2_E = 1.4426950408889634
 
 
 Tables = tuple[Tensor, Tensor]
-"""Down of one side, and its up and gate, as write_tables lays them out."""
+"""Down of one side, and its up and gate, as write_tables lays them out: [B, plane, H, position]."""
 
 
 class SiteTables(NamedTuple):
-    """One site's factors as the kernels read them, W [H, H], and how wide rows of the tables are."""
+    """One site's factors as the kernels read them, and W [H, H]."""
 
     query: Tables | None
     key: Tables | None
     static: Tensor | None
     rank: int
-    widths: tuple[int, int]
+    float16: bool
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,6 @@ class Tiles:
     pattern_stages: int | None = 3
     value_warps: int = 4
     value_stages: int = 4
-
-    @property
-    def narrowest(self) -> int:
-        """Positions along the shortest side of the tiles that are mixed."""
-        return min(self.queries, self.keys, self.pattern_queries, self.pattern_keys)
 
 
 FEW = Tiles(keys=32, pattern_queries=32, pattern_keys=32, value_keys=32, score_registers=168)
@@ -123,12 +117,11 @@ class _Call:
         self.key_mask = None if key_mask is None else key_mask.to(torch.uint8).contiguous()
         seen = min(self.window, self.query_start + (self.queries + 1) // 2)  # by a query in the middle
         self.tiles = tiles or tiles_for(self.batch * self.groups * self.queries, seen, q.dtype)
-        self.pre, self.post = factor_tables(pre, post, self.batch, self.queries, self.keys, self.tiles.narrowest)
+        self.pre, self.post = factor_tables(pre, post, self.batch, self.queries, self.keys)
         self.scale_log2 = self.d_head**-0.5 * LOG2_E
         self.z = q.new_empty(q.shape, dtype=v.dtype)
         shape = self.batch, self.heads, self.queries
         self.log_divisors = self.q.new_empty(shape, dtype=torch.float32) if with_log_divisors else None
-        self.early = early_start(q.device)
         self.maps_dtype = torch.float32 if v.dtype == torch.float32 else torch.float16
 
     def chunks(self, scratch_bytes: int) -> list[Chunk]:
@@ -156,14 +149,15 @@ class _Call:
         blocks, tiles = chunk.rows // self.tiles.queries, chunk.columns // self.tiles.keys
         maps = self.q.new_empty(batch, self.heads, chunk.rows, chunk.columns, dtype=self.maps_dtype)
         peaks = self.q.new_empty(batch, self.heads, tiles, chunk.rows, 2, dtype=torch.float32)
+        factors = peaks.new_empty(peaks.shape[:-1])
         self._scores(chunk, maps, peaks, (tiles, blocks, batch * self.groups))
-        self._divisors(chunk, peaks)  # which are factors from here on
+        self._divisors(chunk, peaks, factors)
         if self.post.static is self.post.query is self.post.key is None:
-            self._values(chunk, maps, peaks)
+            self._values(chunk, maps, factors)
             return
         dtype = self.v.dtype
         composed = maps.view(dtype) if self.post.static is None else maps.new_empty(maps.shape, dtype=dtype)
-        self._patterns(chunk, maps, composed, peaks)
+        self._patterns(chunk, maps, composed, factors)
         self._values(chunk, composed, None)
 
     def _scores(self, chunk: Chunk, maps: Tensor, peaks_and_sums: Tensor, grid: tuple[int, int, int]) -> None:
@@ -182,19 +176,18 @@ class _Call:
             **self._mixing(self.pre), **self._width(), BLOCK_Q=at.queries, BLOCK_K=at.keys, HAS_MASK=mask is not None,
             DESCRIBED=described, STAGES=at.score_prefetch,
             num_warps=at.score_warps, num_stages=at.score_stages, maxnreg=at.score_registers,
-            **self.early,
         )  # fmt: skip
 
-    def _divisors(self, chunk: Chunk, peaks_and_sums: Tensor) -> None:
-        batch, heads, tiles = peaks_and_sums.shape[:3]
+    def _divisors(self, chunk: Chunk, peaks_and_sums: Tensor, factors: Tensor) -> None:
+        tiles = factors.shape[2]
         rows = max(2, min(16, 2**12 // triton.next_power_of_2(tiles)))  # 2**12 numbers fit in registers
         logs = self.log_divisors
-        divisor_kernel[(-(-chunk.rows // rows), batch * heads)](
-            peaks_and_sums, peaks_and_sums if logs is None else logs[chunk.batch],
+        divisor_kernel[(-(-chunk.rows // rows), factors.shape[0] * self.heads)](
+            peaks_and_sums, factors, factors if logs is None else logs[chunk.batch],
             chunk.first_query, self.queries, self.query_start, self.window, self.scale_log2,
             chunk.rows, tiles,
-            HEADS=heads, BLOCK_Q=self.tiles.queries, BLOCK_K=self.tiles.keys, TILES=triton.next_power_of_2(tiles),
-            ROWS=rows, HAS_LOG=logs is not None, **self.early,
+            HEADS=self.heads, BLOCK_Q=self.tiles.queries, BLOCK_K=self.tiles.keys, TILES=triton.next_power_of_2(tiles),
+            ROWS=rows, HAS_LOG=logs is not None,
         )  # fmt: skip
 
     def _patterns(self, chunk: Chunk, maps: Tensor, composed: Tensor, factors: Tensor) -> None:
@@ -205,7 +198,6 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, chunk.rows, chunk.columns,
             **self._mixing(self.post), BLOCK_Q=at.queries, BLOCK_K=at.keys,
             ROWS=at.pattern_queries, COLUMNS=at.pattern_keys, STAGES=at.pattern_stages, num_warps=at.pattern_warps,
-            **self.early,
         )  # fmt: skip
 
     def _values(self, chunk: Chunk, composed: Tensor, factors: Tensor | None) -> None:
@@ -215,13 +207,12 @@ class _Call:
             chunk.first_query, self.queries, self.keys, self.query_start, self.window, chunk.rows, chunk.columns,
             *v.stride()[:3], *z.stride()[:3], HEADS=self.heads, **self._width(),
             BLOCK_Q=at.queries, BLOCK_K=at.keys, COLUMNS=at.value_keys, NORMALISE=factors is not None,
-            num_warps=at.value_warps, num_stages=at.value_stages, **self.early,
+            num_warps=at.value_warps, num_stages=at.value_stages,
         )  # fmt: skip
 
     def _mixing(self, site: SiteTables) -> dict[str, int | bool]:
         return {
-            "GROUPS": self.groups, "N": self.heads // self.groups, "RANK": site.rank,
-            "DOWN": site.widths[0], "UP": site.widths[1],
+            "GROUPS": self.groups, "N": self.heads // self.groups, "RANK": site.rank, "FLOAT16": site.float16,
             "HAS_QUERY": site.query is not None, "HAS_KEY": site.key is not None,
             "HAS_STATIC": site.static is not None,
         }  # fmt: skip
@@ -260,42 +251,43 @@ def split_width(d_head: int) -> tuple[int, int]:
     return low, 0 if rest <= 0 else max(16, triton.next_power_of_2(rest))
 
 
-def factor_tables(
-    pre: Mixing, post: Mixing, batch: int, queries: int, keys: int, narrowest: int
-) -> tuple[SiteTables, SiteTables]:
-    """Both sites' factors, laid out for kernels whose tiles are at least so many positions wide. One launch."""
+def factor_tables(pre: Mixing, post: Mixing, batch: int, queries: int, keys: int) -> tuple[SiteTables, SiteTables]:
+    """Both sites' factors, laid out so that a kernel reads those of neighbouring positions together. One launch."""
     heads, block = pre.n_heads, 32
     given = [_side(mixing, name) for mixing in (pre, post) for name in ("query", "key")]
+    dtypes = {factor.dtype for side in given if side is not None for factor in side}
+    packed = len(dtypes) == 1 and dtypes <= {torch.bfloat16, torch.float16}
     tables: list[Tables | None] = [None] * 4
-    sides: list[Any] = []
-    ranks, widths = [], []
+    sides, ranks = [], []
     for at, side in enumerate(given):
         if side is not None:
             length, rank = (queries, keys)[at % 2], side[0].shape[3]
-            wide = row_widths(rank, narrowest)
-            made = tables[at] = _empty_tables(side[0], (batch, heads, length), wide)
+            made = tables[at] = _empty_tables(side[0], (batch, heads, length), rank, packed)
             sides.append(((*side, *made), length, *(factor.stride() for factor in side)))
             ranks.append(rank)
-            widths.append(wide)
     if sides:
         factor_kernel[(-(-max(queries, keys) // block), batch, len(sides))](
-            tuple(sides), HEADS=heads, N=heads // pre.groups, RANKS=tuple(ranks), WIDTHS=tuple(widths),
-            HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=block, **early_start(sides[0][0][0].device),
+            tuple(sides), HEADS=heads, N=heads // pre.groups, RANKS=tuple(ranks),
+            HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=block,
         )  # fmt: skip
-    return _site(pre, tables[0], tables[1], narrowest), _site(post, tables[2], tables[3], narrowest)
+    float16 = dtypes == {torch.float16}
+    return _site(pre, tables[0], tables[1], float16), _site(post, tables[2], tables[3], float16)
 
 
-def _empty_tables(like: Tensor, size: tuple[int, int, int], widths: tuple[int, int]) -> Tables:
+def _empty_tables(like: Tensor, size: tuple[int, int, int], rank: int, packed: bool) -> Tables:
     """See write_tables; size is batch, heads and positions."""
-    down, up = (like.new_empty(*size, width, dtype=torch.float32) for width in widths)
-    return down, up
+    (batch, *rest), (few, many) = size, (2, 4) if packed else (1, 1)
+    down, up = (torch.int32, torch.int64) if packed else (torch.float32, torch.float32)
+    return (
+        like.new_empty(batch, -(-rank // few), *rest, dtype=down),
+        like.new_empty(batch, -(-(rank + 1) // many), *rest, dtype=up),
+    )
 
 
-def _site(mixing: Mixing, query: Tables | None, key: Tables | None, narrowest: int) -> SiteTables:
+def _site(mixing: Mixing, query: Tables | None, key: Tables | None, float16: bool) -> SiteTables:
     static = None if mixing.static is None else mixing.static.float().contiguous()
     present = mixing.query_down if mixing.query_down is not None else mixing.key_down
-    rank = 1 if present is None else present.shape[-2]
-    return SiteTables(query, key, static, rank, row_widths(rank, narrowest))
+    return SiteTables(query, key, static, 1 if present is None else present.shape[-2], float16)
 
 
 def _side(mixing: Mixing, name: str) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -308,7 +300,7 @@ def _side(mixing: Mixing, name: str) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def _of(site: SiteTables, chunk: Chunk, unused: Tensor) -> list[Tensor]:
-    """The tables of a site's sides for a chunk's sequences."""
+    """The four tables of a site for a chunk's sequences."""
     sides = [(unused, unused) if side is None else side for side in (site.query, site.key)]
     return [table if table is unused else table[chunk.batch] for side in sides for table in side]
 
