@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,7 @@ import streamlit as st
 from probes.comparison import PAIRINGS
 from probes.metrics import HEAD_METRICS
 from workbench import comparison_views, comparisons
-from workbench.comparisons import Place, PlaceReading, Reading
+from workbench.comparisons import Place, PlaceReading, Reading, Side
 from workbench.figures import metric_pairs_figure
 from workbench.pages.compare_place import MAPS, OVERVIEW, Asked, Head, choose_head
 from workbench.pages.downloads import show_figure, show_maps
@@ -112,7 +113,12 @@ def _show_ways_to_explore(bench: Workbench, asked: Asked, reading: Reading, plac
         for number, (name, side, head) in enumerate(zip("AB", asked[:2], (place.a, place.b), strict=True)):
             at = Selection(*head, pairs[0][number], pairs[1][number])
             if st.button(f"Open {name} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"):
-                open_in_explore(bench.under(side.model, bench.side_change(side) or ""), side.prompt, at)
+                open_in_explore(attempt(partial(_name_of, bench, side)), side.prompt, at)
+
+
+def _name_of(bench: Workbench, side: Side) -> str:
+    """The name of a side's model with its change in place."""
+    return bench.under(side.model, bench.side_change(side) or "")
 
 
 # -- metrics -----------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Asked:
 
 
 def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
-    pair = chosen_pair(bench.model(name))
+    pair = chosen_pair(attempt(lambda: bench.model(name)))
     if pair is not None and pair.rows.clean.plain_text != prompt:
         prompt = pair.rows.clean.plain_text
         run = attempt(lambda: bench.capture(name, prompt))
