@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from probes import Intervention
 from probes.interventions import to_json
 from tests.browser_tools import ROOT
-from workbench.links import pack_text
+from workbench.links import PACKED, pack_text
 
 CHANGE = to_json(Intervention(layers=[1, 3], sites=["post"], branches=["query_lowrank"], mode="scale", amount=0.25))
 PROMPT = "< Rose has a wolf. >. Who has a wolf?"
+
+HALF = (
+    '{"model": "demo/dcformer", "features": ["residual@2"], "labels": ["casing"], "probes": ["ridge"], '
+    '"families": [], "rows": 2, "text": "half \\ud83d", "per_document": 45, "dynamic_share": false}'
+)
+"""A small study whose text is no text."""
+PACKED_HALF = PACKED + base64.urlsafe_b64encode(zlib.compress(b"half \xed\xa0\xbd")).decode().rstrip("=")
 
 STATES = {
     "explore": {
@@ -83,6 +93,8 @@ def test_a_link_shows_what_it_says():
         ("explore", {"at": "1.2.3"}, "4 whole numbers"),
         ("explore", {"map": "<img src=x onerror=alert(1)>"}, "one of scores, pattern"),
         ("explore", {"prompt": "~broken!"}, "damaged"),
+        ("explore", {"prompt": PACKED_HALF}, "damaged"),
+        ("probing", {"section": "run a small study", "small": HALF}, "half a character"),
         ("heads", {"threshold": "nan"}, "finite number"),
         ("heads", {"seed": "-1"}, "0 to"),
         ("virtual_heads", {"layer": "one"}, "whole number"),

@@ -24,6 +24,12 @@ FIELDS = [
     links.window_field("window", "window"),
 ]
 
+
+def packed(data: bytes, after: bytes = b"") -> str:
+    """A link's text of any bytes, with more behind their end."""
+    return links.PACKED + base64.urlsafe_b64encode(zlib.compress(data) + after).decode().rstrip("=")
+
+
 states = st.fixed_dictionaries(
     {
         "prompt": st.text(max_size=2000),
@@ -70,6 +76,10 @@ def test_what_is_at_its_default_is_not_said():
         ("prompt", "~notbase64!", "damaged"),
         ("prompt", "~AAAA", "damaged"),
         ("prompt", links.pack_text("x" * 5000)[:-8], "cut off"),
+        ("prompt", "half \ud83d", "half a character"),
+        ("prompt", packed("half \ud83d".encode("utf-8", "surrogatepass")), "damaged"),
+        ("prompt", packed(b"\xff is no UTF-8"), "damaged"),
+        ("prompt", packed(b"a text", b"and more"), "damaged"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(name, said, needed):
@@ -80,10 +90,17 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, said, needed):
     assert len(refused[0]) < 300
 
 
+@given(st.text(st.sampled_from("aß~ \ud83d\udc00"), max_size=400))
+def test_half_a_character_is_written_as_a_question_mark(text):
+    said = links.write_state(FIELDS, {"prompt": text})
+    assert links.fits(said)
+    values, refused = links.read_state(FIELDS, said)
+    assert not refused
+    assert values["prompt"] == text.encode("utf-8", "replace").decode()
+
+
 def test_a_few_kilobytes_do_not_become_a_gigabyte():
-    bomb = zlib.compress(b"a" * (64 << 20), level=9)
-    said = links.PACKED + base64.urlsafe_b64encode(bomb).decode().rstrip("=")
-    _, refused = links.read_state(FIELDS, {"prompt": said})
+    _, refused = links.read_state(FIELDS, {"prompt": packed(b"a" * (64 << 20))})
     assert "1,048,576 characters" in refused[0]
 
 

@@ -153,10 +153,11 @@ def fits(parameters: Mapping[str, str]) -> bool:
 
 
 def pack_text(text: str) -> str:
-    """A text for a URL: as it is, or compressed behind PACKED."""
+    """A text for a URL: as it is, or compressed behind PACKED. Half a character (a lone surrogate) becomes "?"."""
+    text = text.encode("utf-8", "replace").decode()
     if len(text) <= PLAIN_CHARACTERS and not text.startswith(PACKED):
         return text
-    packed = zlib.compress(text.encode("utf-8", "surrogatepass"), level=9)
+    packed = zlib.compress(text.encode(), level=9)
     return PACKED + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
@@ -164,24 +165,33 @@ def unpack_text(packed: str) -> str:
     """What pack_text was given.
 
     Raises:
-        Unreadable: damaged, or longer than MAX_CHARACTERS.
+        Unreadable: damaged, longer than MAX_CHARACTERS, or with half a character in it, which no widget takes.
     """
     if not packed.startswith(PACKED):
         return _bounded_text(packed)
     try:
         data = base64.b64decode(packed[1:] + "=" * (-(len(packed) - 1) % 4), altchars=b"-_", validate=True)
         reader = zlib.decompressobj()
-        text = reader.decompress(data, 4 * MAX_CHARACTERS + 1).decode("utf-8", "surrogatepass")
+        text = reader.decompress(data, 4 * MAX_CHARACTERS + 1).decode()
     except (binascii.Error, zlib.error, UnicodeDecodeError, ValueError) as error:
         raise Unreadable("that packed text is damaged; copy the whole link again") from error
+    if reader.unused_data:
+        raise Unreadable("that packed text is damaged; copy the whole link again")
     if not reader.eof and len(text) <= MAX_CHARACTERS:
         raise Unreadable("that packed text is cut off; copy the whole link again")
     return _bounded_text(text)
 
 
+def is_whole(text: str) -> bool:
+    """Is every character whole? A lone surrogate is a half, which no file, URL or widget takes."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def _bounded_text(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"a text may have {MAX_CHARACTERS:,} characters; load a longer one from a file")
+    if not is_whole(text):
+        raise Unreadable("that text holds half a character; copy the whole link again")
     return text
 
 
