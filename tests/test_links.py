@@ -20,6 +20,7 @@ FIELDS = [
     links.choice_field("kind", ["scores", "pattern"]),
     links.list_field("layers", int, options=range(7)),
     links.list_field("sites", options=["pre", "post"]),
+    links.list_field("models"),
     links.places_field("selection", "at", ("layer", "head", "query", "key"), Selection),
     links.window_field("window", "window"),
 ]
@@ -39,6 +40,7 @@ states = st.fixed_dictionaries(
         "kind": st.sampled_from(["scores", "pattern"]),
         "layers": st.lists(st.integers(0, 6)),
         "sites": st.lists(st.sampled_from(["pre", "post"])),
+        "models": st.lists(st.text(st.sampled_from("ab\\, [ß"), min_size=1)),
         "selection": st.builds(Selection, *(st.integers(0, 4096),) * 4),
         "window": st.just(((0, 40), (3, 24))),
     }
@@ -50,6 +52,21 @@ def test_every_state_comes_back_from_its_url(state):
     values, refused = links.read_state(FIELDS, links.write_state(FIELDS, state))
     assert not refused
     assert {field.key: values.get(field.key, field.default) for field in FIELDS} == state
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("demo/dcformer,demo/transformer", ["demo/dcformer", "demo/transformer"]),  # as links without commas ever were
+        (r"demo/dcformer [cpu\, bfloat16],b", ["demo/dcformer [cpu, bfloat16]", "b"]),
+        (r"C:\models\mine,b", [r"C:\models\mine", "b"]),  # of an old link: before other signs it is itself
+        (r"C:\\models\\,b", ["C:\\models\\", "b"]),
+    ],
+)
+def test_names_with_commas_are_told_apart_and_old_links_still_work(said, meant):
+    field = links.list_field("models", options=meant)
+    assert field.parse(said) == meant
+    assert field.parse(field.write(meant)) == meant
 
 
 def test_what_is_at_its_default_is_not_said():

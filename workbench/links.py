@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,16 +79,28 @@ def choice_field(key: str, options: Sequence[str], name: str | None = None, defa
 def list_field(
     key: str, kind: type[int] | type[str] = str, name: str | None = None, options: Sequence[Any] | None = None
 ) -> Field:
-    """Several whole numbers or texts without commas, of `options` if these are given; at first none."""
+    """Several whole numbers, or texts that are not empty, of `options` if these are given; at first none.
+
+    Commas stand between them; a comma or backslash of a text has a backslash before it.
+    """
 
     def parse(text: str) -> list[Any]:
-        found: list[Any] = [_integer(part) if kind is int else part for part in text.split(",")] if text else []
+        found: list[Any] = [_integer(part) if kind is int else part for part in _parts(text)]
         for item in found:
             if options is not None and item not in options:
                 raise Unreadable(f"{_short(item)} is none of {_listed(options)}")
         return found
 
-    return Field(key, _named(key, name), parse, lambda items: ",".join(map(str, items)), [])
+    return Field(key, _named(key, name), parse, _join, [])
+
+
+def _join(items: Sequence[Any]) -> str:
+    return ",".join(re.sub(r"([\\,])", r"\\\1", str(item)) for item in items)
+
+
+def _parts(text: str) -> list[str]:
+    found = re.findall(r"(?:^|,)((?:\\[\\,]|[^,])*)", text) if text else []
+    return [re.sub(r"\\([\\,])", r"\1", part) for part in found]
 
 
 def places_field(key: str, name: str, parts: Sequence[str], build: Callable[..., Any] | None = None) -> Field:
