@@ -112,7 +112,16 @@ def test_a_wrong_link_is_answered_in_one_sentence_and_the_page_still_works(page,
     assert not app.error
 
 
-def test_a_change_that_a_link_puts_in_place_and_nobody_can_read_is_one_error():
-    app = opened("explore", {"under": "[1, 2"})
+@pytest.mark.parametrize("change", ["[1, 2", "[" * 100_000, '[{"mode": "nonsense"}]'], ids=("cut", "deep", "unknown"))
+def test_a_change_that_a_link_puts_in_place_and_nobody_can_read_is_left_out_with_a_warning(change):
+    app = opened("explore", {"under": change, "map": "scores"})
     assert not app.exception
-    assert len(app.error) == 1
+    assert not app.error
+    assert len([one for one in app.warning if "names a change that cannot be made" in one.value]) == 1
+    assert len(app.metric) == 4
+    assert said(app).keys() == {"map", "at"}
+    app.text_area(key="prompt").set_value(PROMPT).run()  # and nothing of it is left
+    assert not app.exception
+    assert not app.error
+    assert not app.warning
+    assert len(app.metric) == 4
