@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from model import load_model
 from probes.components import decompose, participation_ratio, top_tokens
 from probes.components.contexts import GAP
+from probes.corpora.corpus import Documents
 from probes.corpora.task_rows import TaskRows
 from probes.harvest import Keep, harvest
 from probes.store import Store
@@ -241,6 +242,21 @@ def test_what_cannot_be_is_said(store, parameters, where, message):
     page = opened(store.folder, **parameters)
     assert not page.exception
     assert message in getattr(page, where)[0].value.replace("\\", "")
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_a_cluster_without_tokens_is_said_to_be_empty(tmp_path, model):
+    harvest(model, Documents([" Mary has an apple"] * 5), tmp_path / "store", [GATE], [], keep=Keep(every=1))
+    asked = ComponentRequest(str(tmp_path / "store"), GATE, "kmeans", 7)
+    share = read_components(asked).components.share
+    empty = int(np.flatnonzero(share == 0)[0])
+    page = opened(tmp_path / "store", feature="query_gate", method="kmeans", components="7", component=str(empty))
+    assert not page.exception
+    assert any("No token belongs to this cluster" in info.value for info in page.info)
+    page.session_state["component number"] = int(np.flatnonzero(share)[0])  # and one that has tokens lists them
+    page.run()
+    assert not page.exception
+    assert len(page.dataframe) == 2
 
 
 def test_no_store_is_one_sentence(tmp_path):
