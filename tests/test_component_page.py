@@ -290,6 +290,25 @@ def test_a_token_opens_in_explore_and_another_model_is_refused(store, model):
     assert int(tokens[selection.query]) == row.token_id[0]
 
 
+def test_a_link_opens_the_token_that_was_selected(store):
+    found = {"feature": "query_part", "place": "3.post", "component": "1"}
+    top = read_components(ComponentRequest(str(store.folder), PART)).top()
+    index = int(top[top.component == 1]["index"].iloc[2])
+    page = opened(store.folder, **found)
+    assert not [button for button in page.button if button.key == "component explore"]
+    page.session_state["component token"] = index  # as a selected row does
+    page.run()
+    page.selectbox(key="component model").select("demo/transformer").run()
+    link = dict(page.query_params)
+    assert (link["token"], link["with"]) == (str(index), "demo/transformer")
+    again = opened(store.folder, **found, token=str(index), **{"with": "demo/transformer"})
+    assert again.button(key="component explore")
+    assert again.selectbox(key="component model").value == "demo/transformer"
+    wrong = opened(store.folder, **found, token="99999")
+    assert not wrong.exception
+    assert any("token=" in warning.value.replace("\\", "") for warning in wrong.warning)
+
+
 def test_tokens_of_a_model_without_a_tokenizer_are_listed(tmp_path):
     harvest(small_model("llama"), random_documents([14, 22, 9]), tmp_path / "ids", ["query_part@1.post"], [])
     page = opened(tmp_path / "ids", components="2")
