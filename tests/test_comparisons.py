@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -276,7 +277,7 @@ def test_the_loss_figure_names_its_sides(bench):
     figure = changed_tokens_figure(
         *(rows[name].to_numpy() for name in ("loss_a", "loss_b", "kl")), rows.token.tolist(), 3, ("A", "B"), named
     )
-    assert list(figure.data[0].hovertext) == named
+    assert [unescape(text) for text in figure.data[0].hovertext] == named
     assert "loss A" in figure.data[0].hovertemplate
     np.testing.assert_allclose(
         np.asarray(figure.data[0].base, float) + np.asarray(figure.data[0].y, float), rows.loss_b
