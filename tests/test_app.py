@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
 from tests.browser_tools import ROOT, serve_streamlit, settled
+from workbench.viewer.encoding import SMALL_PX
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
@@ -166,6 +167,15 @@ def test_a_click_on_the_overview_opens_that_head(page):
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 2.5 / 8, "y": box["height"] * 1.5 / 4})
     expect(page.get_by_text("Layer 1, head 2: before and after mixing")).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.browser
+def test_a_small_map_is_as_large_as_what_is_sent_of_it_and_a_click_opens_its_head(page):
+    places = page.get_by_test_id("thumbnails").locator("button")
+    expect(places).to_have_count(8, timeout=PATIENCE)
+    assert [canvas.bounding_box()["width"] for canvas in places.locator("canvas").all()] == [SMALL_PX] * 8
+    places.nth(5).click()
+    expect(page.get_by_text(re.compile(r"Layer \d, head 5: before and after mixing"))).to_be_visible(timeout=PATIENCE)
 
 
 @pytest.mark.browser
