@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import streamlit as st
 from playwright.sync_api import Page, expect
+from plotly.offline import get_plotlyjs
 from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
@@ -231,7 +232,10 @@ def test_the_report_draws_offline(browser, tmp_path):
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(out.as_uri())
     expect(tab.locator('[data-testid="map-viewer"][data-state="ready"]')).to_have_count(3, timeout=PATIENCE)
-    expect(tab.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.locator(".js-plotly-plot")).to_have_count(4, timeout=PATIENCE)  # a matrix and its sources, of both sites
+    for plot in tab.locator(".js-plotly-plot").all():
+        expect(plot.locator(".main-svg").first).to_be_visible(timeout=PATIENCE)
     tab.close()
+    assert out.stat().st_size < len(get_plotlyjs()) / 2  # plotly's script stands in it once, compressed
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
