@@ -83,7 +83,7 @@ def main(
         log = served.output()
     for sign in ("Traceback", "Uncaught", "Reference "):
         found.errors[f"{sign.strip()} in the log"] += log.count(sign)
-    numbers = told(found, minutes)
+    numbers = told(found, sessions)
     click.echo(f"\n{sessions} sessions, {minutes:g} minutes, {prompts} prompts each\n\n| measure | value |\n|---|---|")
     for name, value in numbers.items():
         click.echo(f"| {name} | {value} |")
@@ -251,23 +251,27 @@ class Person:
         return shown, self.truth.numbers(self.model, prompt, layer, at, query, key)
 
 
-def told(found: Found, minutes: float) -> dict[str, str]:
-    """The rows of the table."""
+def told(found: Found, sessions: int) -> dict[str, str]:
+    """The rows of the table. The warm-up ends when all sessions have been through their prompts once."""
     rows = {}
     for kind, seconds in found.seconds.items():
-        p50, p90, p99 = np.percentile(seconds, [50, 90, 99]) if seconds else [float("nan")] * 3
+        shares = np.percentile(seconds, [50, 90, 99, 100]) if seconds else [np.nan] * 4
         rows[f"{kind}, answers"] = str(len(seconds))
-        rows[f"{kind}, seconds p50 / p90 / p99 / most"] = f"{p50:.2f} / {p90:.2f} / {p99:.2f} / {max(seconds):.2f}"
+        rows[f"{kind}, seconds p50 / p90 / p99 / most"] = " / ".join(f"{share:.2f}" for share in shares)
     rows["wrong or crossed answers"] = str(len(found.wrong))
     rows["unhandled errors"] = str(sum(found.errors.values())) + "".join(
         f"; {name}: {count}" for name, count in found.errors.items() if count
     )
-    warm = max(found.first_round, default=0.0)
+    done = len(found.first_round)
+    warm = max(found.first_round) if done == sessions else np.inf
     after = np.array([(at, mib) for at, mib in found.memory if at >= warm])
+    taken = [found.memory[0][1], after[0, 1] if len(after) else np.nan, found.memory[-1][1]]
     rows["memory at start / after warm-up / at the end, MiB"] = " / ".join(
-        f"{mib:.0f}" for mib in (found.memory[0][1], after[0, 1], after[-1, 1])
+        "not reached" if np.isnan(mib) else f"{mib:.0f}" for mib in taken
     )
-    rows["warm-up: everyone has seen every prompt of theirs, s"] = f"{warm:.0f}"
+    rows["warm-up: everyone has seen every prompt of theirs, s"] = (
+        f"{warm:.0f}" if done == sessions else f"not ended: {done} of {sessions} sessions have"
+    )
     if len(after) > 2:
         rows["growth after it, MiB a minute"] = f"{60 * np.polyfit(after[:, 0], after[:, 1], 1)[0]:+.2f}"
     return rows

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from transformer_lens.config import TransformerLensConfig
 
-from model.plain_words import one_line
+from model.plain_words import quoted
 
 SITES = ("pre", "post")
 SIDES = ("query", "key")
@@ -204,7 +204,7 @@ class DCFormerConfig(TransformerLensConfig):
         for name in ("d_model", "d_head", "n_heads", "n_layers", "n_ctx", "d_mlp", "d_vocab", "rank", "groups"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST}, got {one_line(repr(value))}.")
+                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST}, got {quoted(value)}.")
         _one_of("normalization_type", self.normalization_type, ("RMS", "LN"))
         _one_of("act_fn", self.act_fn, ("silu", "gelu", "gelu_new"))
         _one_of("positional_embedding_type", self.positional_embedding_type, ("rotary", "standard"))

@@ -143,7 +143,11 @@ class Engine:
             whole = F.pad(mask, (0, caches[0].capacity - past - 1))
         inputs = tokens, whole, self.model.positions(tokens, mask, past), tokens.new_full((1,), past)
         run = partial(self._step_blocks, caches)
-        resid = run(*inputs) if self.graphs is None else caches[0].graphs(state, run, inputs)
+        if self.graphs is None:
+            resid = run(*inputs)
+        else:
+            caches[0].graphs = caches[0].graphs or Graphs("Decoding steps", at_once=True)
+            resid = caches[0].graphs(state, run, inputs)
         for cache in caches:
             cache.length = past + 1
         return resid

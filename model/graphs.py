@@ -1,4 +1,4 @@
-"""CUDA graphs: runs of one shape, recorded once and replayed without Python between their kernels. Imports torch alone.
+"""CUDA graphs: runs of one shape, recorded once and replayed without Python between their kernels.
 
 A short run of a large model waits for Python, not for the GPU: 512 tokens of a 2.8B model took 52 ms as called and
 9 ms as a graph on an H200.
@@ -7,59 +7,66 @@ A short run of a large model waits for Python, not for the GPU: 512 tokens of a 
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from model.backends.fallbacks import fell_back
+
 MOST_SHAPES = 8
 """Graphs that one engine keeps; the one that was not used for longest goes first."""
+
+MOST_SIGHTED = 256
+"""Keys that one engine remembers to have seen once: names alone, which push no graph out."""
 
 MOST_TOKENS = 4096
 """Tokens of a run, in all sequences, up to which it is recorded: longer ones keep the GPU busy as they are, and a graph
 keeps the memory of its run."""
 
+Value = TypeVar("Value")
 Inputs = Sequence[Tensor | None]
 Run = Callable[..., Tensor]
+
+
+_cannot: set[str] = set()
+"""What could not be recorded: it is not tried again in this process, where each generation has graphs of its own."""
 
 
 class Graphs:
     """Runs by key. A key that comes for the second time is recorded, so that a shape which comes once costs nothing.
 
-    The result of a graph is copied, and one thread at a time uses its memory. Where recording fails, everything runs
-    as called from then on, after one warning.
+    The result of a graph is copied, and one thread at a time uses its memory. Where recording fails, everything of the
+    kind runs as called from then on, after one warning, which fallback_messages keeps.
 
     Args:
+        what: the kind of runs, as the warning calls them.
         at_once: record a key when it comes first, where it is sure to come again.
     """
 
-    def __init__(self, at_once: bool = False) -> None:
-        self.at_once = at_once
-        self._recorded: OrderedDict[Hashable, Callable[[Inputs], Tensor] | None] = OrderedDict()
+    def __init__(self, what: str = "Short prompts", at_once: bool = False) -> None:
+        self.what, self.at_once = what, at_once
+        self._recorded: OrderedDict[Hashable, Callable[[Inputs], Tensor]] = OrderedDict()
+        self._sighted: OrderedDict[Hashable, None] = OrderedDict()
         self._lock = threading.Lock()
         self._failed = False
 
     def __call__(self, key: Hashable, run: Run, inputs: Inputs) -> Tensor:
         """run(*inputs). Runs of one key must differ in the values of their inputs only."""
         with self._lock:
-            if self._failed:
+            if self._failed or self.what in _cannot:
                 return run(*inputs)
-            if key not in self._recorded and not self.at_once:
-                self._keep(key, None)
+            if not (self.at_once or key in self._recorded or key in self._sighted):
+                _keep(self._sighted, key, None, MOST_SIGHTED)
                 return run(*inputs)
             replay = self._recorded.get(key) or self._record(run, inputs)
             if replay is None:
                 return run(*inputs)
-            self._keep(key, replay)
+            self._sighted.pop(key, None)  # one that is pushed out must come twice again
+            _keep(self._recorded, key, replay, MOST_SHAPES)
             return replay(inputs)
-
-    def _keep(self, key: Hashable, replay: Callable[[Inputs], Tensor] | None) -> None:
-        self._recorded[key] = replay
-        self._recorded.move_to_end(key)
-        while len(self._recorded) > MOST_SHAPES:
-            self._recorded.popitem(last=False)
 
     def _record(self, run: Run, inputs: Inputs) -> Callable[[Inputs], Tensor] | None:
         try:
@@ -67,13 +74,22 @@ class Graphs:
         except Exception as error:  # whatever a run does that a graph cannot hold
             self._failed = True
             self._recorded.clear()
+            if not isinstance(error, torch.OutOfMemoryError):  # another time there may be room
+                _cannot.add(self.what)
             reason = str(error).strip().split("\n")[0]
-            warnings.warn(
-                "This run cannot be recorded as a CUDA graph; it gives the same numbers as called, and short prompts "
-                f"and decoding take longer. Reason: {type(error).__name__}: {reason}",
-                stacklevel=2,
+            fell_back(
+                f"graphs of {self.what}",
+                f"{self.what} cannot be recorded as CUDA graphs; they give the same numbers as called, and take "
+                f"longer. Reason: {type(error).__name__}: {reason}",
             )
             return None
+
+
+def _keep(kept: OrderedDict[Hashable, Value], key: Hashable, value: Value, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def record(run: Run, inputs: Inputs) -> Callable[[Inputs], Tensor]:

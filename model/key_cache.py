@@ -36,14 +36,21 @@ class Place:
     seen: Tensor
 
 
+def standing_positions(slots: int, latest: int | Tensor, device: torch.device) -> Tensor:
+    """The position that stands in each slot once `latest` is written, [slots]; below 0 where none was yet.
+
+    It is the latest one that leaves the slot's remainder: position p is written to slot p % slots.
+    """
+    return latest - (latest - torch.arange(slots, device=device)) % slots
+
+
 def place_among(slots: int, at: Tensor, batch: int, key_mask: Tensor | None) -> Place:
     """The place of the token at position `at`, a tensor [1]: nothing else depends on its value.
 
     Args:
         key_mask: bool [batch, capacity], False on padding; None = no padding.
     """
-    # the position that stands in each slot: the latest one that leaves this remainder
-    positions = at - (at - torch.arange(slots, device=at.device)) % slots
+    positions = standing_positions(slots, at, at.device)
     seen = (positions >= 0).expand(batch, -1)
     if key_mask is not None:
         seen = seen & key_mask[:, positions.clamp(min=0)]
@@ -55,14 +62,15 @@ class KeyCache:
 
     Query factors are never kept: a query is used once. Per token and layer this holds 2 N K numbers for keys
     and values and, at rank 2, 10 H for the factors of the two sites. Room is made once, at the first step.
-    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: steps recorded on these very ones.
+    store: tensors [batch, slot, ...] by name: k, v, pre.key_down and so on. graphs: of the first layer's cache, the
+    steps through all layers that are recorded on these very tensors; None before the first such step.
     """
 
     def __init__(self, capacity: int, visible_keys: int | None = None):
         self.capacity, self.visible_keys, self.length = capacity, visible_keys, 0
         self.slots = capacity if visible_keys is None else min(capacity, visible_keys)
         self.store: dict[str, Tensor] = {}
-        self.graphs = Graphs(at_once=True)
+        self.graphs: Graphs | None = None
 
     @property
     def nbytes(self) -> int:
@@ -124,9 +132,7 @@ class KeyCache:
         filled = min(self.length, self.slots)
         keys = {name: value[:, :filled] for name, value in self.store.items()}
         if key_mask is not None:
-            slots = torch.arange(filled, device=key_mask.device)
-            # the position that stands in each slot: the latest one that leaves this remainder
-            key_mask = key_mask[:, self.length - 1 - (self.length - 1 - slots) % self.slots]
+            key_mask = key_mask[:, standing_positions(self.slots, self.length - 1, key_mask.device)[:filled]]
         return self._seen(keys, sites, filled - 1, None, key_mask)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 
@@ -13,6 +14,11 @@ def one_line(text: object, longest: int = 300) -> str:
         return plain
     half = (longest - 5) // 2
     return f"{plain[:half]} ... {plain[-half:]}"
+
+
+def quoted(value: object, longest: int = 300) -> str:
+    """A value that was given, as part of a sentence: as Python writes it, on one line, its middle left out if long."""
+    return one_line(repr(value), longest)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -37,7 +43,6 @@ def parse_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {one_line(twice)!r} stands there twice")
     return found

@@ -22,8 +22,6 @@ QUERIES_COMPARED = 256
 """Rows of the maps, evenly spaced, on which heads are compared."""
 
 Runs = tuple[Capture, Capture]
-HeadPair = tuple[int, int, float, float]
-"""Head of the first run, head of the second, distance, runner_up."""
 
 
 def aligned(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:

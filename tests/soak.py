@@ -1,6 +1,7 @@
-"""All long forms of the tests, one after another, for as long as is given: python -m tests.soak --minutes 60.
+"""Every promise of docs/reliability.md, one after another, for as long as is given: python -m tests.soak --minutes 60.
 
-Each part is a command that can be given alone. Fuzzing gets what time is left, an equal share for every reader.
+Each part is a command that can be given alone; those that draw at random draw anew each time. Fuzzing gets what time
+is left, an equal share for every reader.
 """
 
 from __future__ import annotations
@@ -12,16 +13,8 @@ import time
 
 import click
 
-PARTS = {
-    "kills of a harvest": ["-m", "tests.kill_harvest", "--kills", "10"],
-    "kills of a harvest of two processes": ["-m", "tests.kill_harvest", "--kills", "10", "--ranks", "2"],
-    "kills of a study": ["-m", "tests.kill_study", "--kills", "10"],
-    "kills of a training run": ["-m", "pytest", "-q", "tests/test_training_resume.py"],
-    "disks": ["-m", "pytest", "-q", "tests/test_full_disks.py"],
-    "two processes": ["-m", "pytest", "-q", "tests/test_two_processes.py", "tests/test_clocks_and_vanished_files.py"],
-    "numbers": ["-m", "pytest", "-q", "tests/test_invariants.py", "tests/test_strange_models.py"],
-}
-"""Name -> arguments of Python. Those that draw at random draw anew each time."""
+from tests.fuzzing.registry import COMPONENTS
+from tests.promises import PROMISES
 
 
 @click.command(help=__doc__)
@@ -30,11 +23,9 @@ def main(minutes: float) -> None:
     end, failed, rounds = time.monotonic() + 60 * minutes, [], 0
     while time.monotonic() < end and not failed:
         rounds += 1
-        for name, arguments in PARTS.items():
+        for promise in (one for section in PROMISES.values() for one in section):
             if rounds == 1 or time.monotonic() < end:
-                failed += [name] * (not _passes(name, arguments))
-        from tests.fuzzing.registry import COMPONENTS
-
+                failed += [promise.command] * (not _passes(promise.command, promise.arguments))
         left = max(0.0, end - time.monotonic()) / 60
         for name in COMPONENTS:
             share = min(left, 30.0) / len(COMPONENTS)

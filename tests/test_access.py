@@ -19,6 +19,7 @@ from workbench.access import (
     offered_models,
     store_folders,
 )
+from workbench.commands.app import _configure
 from workbench.session import Workbench
 
 
@@ -74,6 +75,16 @@ def test_links_that_leave_the_folder_are_refused_and_links_within_it_are_not(fol
     assert allowed_model("again", [folder], hub=False) == str(folder / "again")
 
 
+def test_links_in_a_circle_are_refused_and_hide_no_other_model(folder):
+    (folder / "round").mkdir()
+    (folder / "round" / "about").symlink_to(folder / "round" / "again")
+    (folder / "round" / "again").symlink_to(folder / "round" / "about")
+    for name in ("round", str(folder / "round" / "about")):
+        with pytest.raises(ValueError, match="may not be opened"):  # before Python 3.13 a RuntimeError came up
+            allowed_model(name, [folder], hub=False)
+    assert allowed_model("mine", [folder], hub=False) == str(folder / "mine")
+
+
 def test_the_hub_is_asked_only_where_that_is_allowed(folder):
     assert allowed_model("some-org/some-model", [folder], hub=True) == "some-org/some-model"
     with pytest.raises(ValueError, match=rf"the Hugging Face hub may not be asked: .* {ALLOW_HUB}=1"):
@@ -91,6 +102,20 @@ def test_settings_come_from_the_environment(folder):
     assert model_folders({}) == ()
     assert [hub_allowed({ALLOW_HUB: value}) for value in ("1", "Yes", "0", "")] == [True, True, False, False]
     assert not hub_allowed({})
+
+
+def test_folders_given_from_where_the_app_is_started_stay_the_same_when_it_goes_elsewhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv(MODELS, os.pathsep.join(["models", "gone"]))
+    monkeypatch.setenv(STORES, "./outside/../models")
+    bench = Workbench([Path("models")])
+    _configure((), (), False)
+    monkeypatch.chdir("/")
+    assert model_folders() == bench.model_folders == (folder,)
+    assert store_folders()[0] == folder
+    assert os.environ[MODELS].split(os.pathsep)[1] == str(folder.parent / "gone")  # it may come
+    _configure((folder / "mine",), (), False)  # an option goes before the environment
+    assert model_folders() == (folder / "mine",)
 
 
 # -- stores and studies ------------------------------------------------------------------------------

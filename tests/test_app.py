@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
 from tests.browser_tools import ROOT, serve_streamlit, settled
+from workbench.session import Workbench
 from workbench.viewer.encoding import SMALL_PX
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
@@ -33,6 +34,19 @@ def test_the_page_opens_on_the_bundled_pair_with_a_prompt():
     assert "violin" in page.text_area(key="prompt").value
     assert any("How the heads are composed" in heading.value for heading in page.subheader)
     assert len(page.metric) == 4
+
+
+@pytest.mark.parametrize("page", ["explore", "compare", "heads", "intervene", "virtual_heads", "tasks_page"])
+def test_folders_of_models_are_read_once_a_run_of_a_page(page, monkeypatch):
+    asked, names = [], Workbench.model_names
+    monkeypatch.setattr(Workbench, "model_names", lambda bench: asked.append(page) or [*names(bench), f"{len(asked)}"])
+    app = AppTest.from_file(str(ROOT / f"workbench/pages/{page}.py"), default_timeout=120).run()
+    assert not app.exception
+    assert asked == [page]
+    app.run()
+    assert asked == [page] * 2
+    offered = [*app.selectbox, *app.multiselect][:9]
+    assert any(one.options[-1] == "2" for one in offered if "demo/dcformer" in one.options)  # what there is by now
 
 
 def test_no_download_of_a_session_holds_a_capture(monkeypatch):

@@ -258,6 +258,27 @@ def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("name", ["m", "m[1]", "m*", "m?"])
+def test_what_killed_processes_left_of_other_models_is_no_business_of_this_one(name, tmp_path):
+    mark = "0123456789abcdef" * 2
+    others = [f".m.5.{mark}.old", f".m.5.{mark}.new", f".m1.{mark}.new", f".m.{mark}.older", f".m.{mark[1:]}.new"]
+    for left in (*others, f".{name}.{mark}.new", f".{name}.{mark}.old"):
+        (tmp_path / left).mkdir()
+    save_model(random_model(), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, *others}
+
+
+def test_what_a_killed_process_left_and_cannot_be_put_right_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / f".m.{'0123456789abcdef' * 2}.old").mkdir()
+
+    def fail(path, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(ModelLoadError, match=r"could not be written .*\(Permission denied\)"):
+        save_model(random_model(), tmp_path / "m")
+
+
 def test_saving_never_deletes_what_is_not_a_model(tmp_path):
     model = random_model()
     (tmp_path / "empty").mkdir()

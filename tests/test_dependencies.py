@@ -21,10 +21,13 @@ OPTIONAL = {"ray", "distributed", "IPython", "matplotlib"}
 """Imported only where a person has installed them."""
 
 
-def requirements(name: str) -> dict[str, Requirement]:
+def listed(name: str) -> list[Requirement]:
     lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text("utf-8").splitlines())
-    found = [Requirement(line) for line in lines if line and not line.startswith("-")]
-    return {normal(one.name): one for one in found}
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    return {normal(one.name): one for one in listed(name)}
 
 
 def normal(name: str) -> str:
@@ -64,6 +67,13 @@ def test_what_is_imported_is_required(places, allowed):
     wanted = distributions(imported(*places))
     assert wanted  # the walk finds something
     assert {name for name in wanted if ALONG.get(name, name) not in allowed} == set()
+
+
+def test_no_requirement_is_listed_twice():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        names = [normal(one.name) for one in listed(name)]
+        assert [one for one in names if names.count(one) > 1] == [], name
+    assert set(RUN) & set(DEV) == set()
 
 
 @pytest.mark.parametrize("name", RUN | DEV)

@@ -47,7 +47,7 @@ def until_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work, check)
     raise AssertionError
 
 
-def test_a_model_is_saved_whole_or_the_old_one_stays_whichever_write_fails(tmp_path, monkeypatch):
+def test_a_model_is_saved_whole_or_the_old_one_stays_whichever_write_fails(tmp_path, monkeypatch, record_property):
     old, new = random_model(seed=1), random_model(seed=2)
     save_model(old, tmp_path / "out/m")
 
@@ -57,12 +57,13 @@ def test_a_model_is_saved_whole_or_the_old_one_stays_whichever_write_fails(tmp_p
         assert_same(loaded, held)
 
     faults = until_it_works(tmp_path, monkeypatch, lambda: save_model(new, tmp_path / "out/m"), check)
+    record_property("failed writes", faults)
     assert faults >= 4
     assert_same(load_model(tmp_path / "out/m", device="cpu"), new)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["m"]
 
 
-def test_a_harvest_goes_on_to_the_same_bytes_whichever_write_fails(tmp_path, monkeypatch):
+def test_a_harvest_goes_on_to_the_same_bytes_whichever_write_fails(tmp_path, monkeypatch, record_property):
     model = small_model()
 
     def work(out: Path = tmp_path / "out/store") -> None:
@@ -75,11 +76,13 @@ def test_a_harvest_goes_on_to_the_same_bytes_whichever_write_fails(tmp_path, mon
             assert "is not finished" in str(error) or "is no store" in str(error)  # noqa: PT017
 
     work(tmp_path / "whole")
-    assert until_it_works(tmp_path, monkeypatch, work, nothing_half_written_is_read) >= 8
+    faults = until_it_works(tmp_path, monkeypatch, work, nothing_half_written_is_read)
+    record_property("failed writes", faults)
+    assert faults >= 8
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "out/store")
 
 
-def test_a_training_run_goes_on_to_the_same_bits_whichever_write_fails(tmp_path, monkeypatch):
+def test_a_training_run_goes_on_to_the_same_bits_whichever_write_fails(tmp_path, monkeypatch, record_property):
     settings = {"steps": 3, "save_every": 1, "kept_checkpoints": 1}
     train(config(tmp_path / "whole", **settings))
     done = 0
@@ -95,6 +98,7 @@ def test_a_training_run_goes_on_to_the_same_bits_whichever_write_fails(tmp_path,
     faults = until_it_works(
         tmp_path, monkeypatch, lambda: train(config(tmp_path / "out", **settings)), no_saved_step_is_lost
     )
+    record_property("failed writes", faults)
     assert faults >= 8
     whole, resumed = (load_model(tmp_path / name / "final", device="cpu") for name in ("whole", "out"))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
@@ -103,7 +107,7 @@ def test_a_training_run_goes_on_to_the_same_bits_whichever_write_fails(tmp_path,
     ]
 
 
-def test_a_study_goes_on_to_the_same_tables_whichever_write_fails(tmp_path, monkeypatch):
+def test_a_study_goes_on_to_the_same_tables_whichever_write_fails(tmp_path, monkeypatch, record_property):
     study = Study.from_dict(
         fields(*planted_corpus(tmp_path), references=["constant"], random_init=False, labels=["mark"])
     )
@@ -117,7 +121,9 @@ def test_a_study_goes_on_to_the_same_tables_whichever_write_fails(tmp_path, monk
         else:
             pd.testing.assert_frame_equal(tables["probing"], read_results(tmp_path / "whole")[1]["probing"])
 
-    assert until_it_works(tmp_path, monkeypatch, lambda: run_study(study, tmp_path / "out"), what_is_read_is_whole) >= 8
+    faults = until_it_works(tmp_path, monkeypatch, lambda: run_study(study, tmp_path / "out"), what_is_read_is_whole)
+    record_property("failed writes", faults)
+    assert faults >= 8
     assert (tmp_path / "out/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
 
 

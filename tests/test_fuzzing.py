@@ -20,12 +20,14 @@ CASES = {"torch_file": 60, "training": 60, "study": 80}
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_no_file_does_more_than_be_read_or_refused_in_a_sentence(name, tmp_path, monkeypatch):
+def test_no_file_does_more_than_be_read_or_refused_in_a_sentence(name, tmp_path, monkeypatch, record_property):
     monkeypatch.setenv(MARKER, str(tmp_path))
     component, kinds = COMPONENTS[name](), set()
     for files in component.valid.values():
         assert judged(component, Case(files, "valid"), tmp_path).kind == "read"
-    explore(component, lambda case: kinds.add(judged(component, case, tmp_path).kind), CASES.get(name, 250), None)
+    cases = CASES.get(name, 250)
+    explore(component, lambda case: kinds.add(judged(component, case, tmp_path).kind), cases, None)
+    record_property("cases", cases)
     # cases that are all read, or all refused, would try one half of the reader alone; a link is never refused whole
     assert {kind.partition(" ")[0] for kind in kinds} == ({"read"} if name == "links" else {"read", "refused"})
 

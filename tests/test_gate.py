@@ -7,6 +7,7 @@ import re
 import shutil
 import ssl
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,9 @@ import httpx
 import pytest
 import websockets
 from playwright.sync_api import expect
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from tests.served import PASSWORD, serve_workbench
 from workbench.serving.attempts import Attempts, Rule
@@ -21,6 +25,7 @@ from workbench.serving.door import ENTER, LEAVE, Door, own_path
 from workbench.serving.gate import Gate
 from workbench.serving.secret import VARIABLE, Secret
 from workbench.serving.sessions import Sessions
+from workbench.serving.settings import Serving
 
 PATIENCE = 90_000  # ms; a busy machine is slow, and no test here measures speed
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -163,6 +168,24 @@ def test_a_form_that_never_ends_is_given_up(monkeypatch):
     assert answer.status_code == 400
 
 
+def test_who_goes_away_amid_the_form_leaves_no_error_and_no_session():
+    gate, sessions = gate_before(Inner())
+    pieces = iter([{"type": "http.request", "body": b"password=", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict] = []
+    scope = {"type": "http", "method": "POST", "path": ENTER, "server": ("here", 80), "client": ("10.0.0.1", 5),
+             "headers": [(b"host", b"here")], "query_string": b"", "scheme": "http"}  # fmt: skip
+
+    async def receive():
+        return next(pieces)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gate(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert len(sessions) == 0
+
+
 # -- wrong passwords ---------------------------------------------------------------------------------
 
 
@@ -208,6 +231,13 @@ def test_without_a_password_the_server_answers_to_its_own_names_only():
     good, bad = ["localhost", "127.0.0.1:8501", "[::1]:8501", "LOCALHOST."], ["evil.org", "", "localhost.evil.org", "["]
     asked = [("GET", "/", {"headers": {"Host": host}}) for host in (*good, *bad)]
     assert [answer.status_code for answer in ask(gate, *asked)] == [200] * 4 + [421] * 4
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "localhost"])
+def test_the_address_that_is_printed_is_one_that_the_server_answers_to(host):
+    serving = Serving(host=host)
+    [answer] = ask(Gate(Inner(), hosts=serving.hosts), ("GET", serving.url(8501)))
+    assert answer.text == "inside"
 
 
 def test_every_answer_keeps_the_browser_from_other_sites_frames_and_guessed_types():
@@ -313,6 +343,56 @@ def test_uploads_need_the_token_against_forged_requests(address):
         client.post(ENTER, data={"password": PASSWORD})
         upload = client.put("/_stcore/upload_file/session/file", files={"file": b"x"})
         assert (upload.status_code, "XSRF" in upload.text) == (403, True)
+
+
+@contextmanager
+def signed_in(address):
+    """A client that is in, and the stream of a page in the same session: a function that takes what to do with it."""
+    with httpx.Client(base_url=address, timeout=PATIENCE / 1000) as client:
+        client.post(ENTER, data={"password": PASSWORD})
+        client.get("/_stcore/health")  # gives the token against forged requests
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        url = address.replace("http", "ws") + "/_stcore/stream"
+
+        def streaming(action):
+            async def connected():
+                async with websockets.connect(
+                    url, additional_headers={"Cookie": cookie}, subprotocols=["streamlit"], max_size=None
+                ) as stream:
+                    return await asyncio.wait_for(action(stream), PATIENCE / 1000)
+
+            return asyncio.run(connected())
+
+        yield client, streaming
+
+
+@pytest.mark.parametrize(("more", "code"), [(0, 1002), (1, 1009)])
+def test_a_message_of_more_than_8_mb_ends_the_connection_as_too_big(address, more, code):
+    async def send(stream) -> int:
+        await stream.send(b"\0" * (8_000_000 + more))  # no message of a page, whatever its size
+        await stream.wait_closed()
+        return stream.close_code
+
+    with signed_in(address) as (_, streaming):
+        assert streaming(send) == code
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 204), (1, 413)])
+def test_an_upload_of_more_than_20_mib_is_refused(address, more, status):
+    async def upload(stream) -> int:
+        await stream.send(BackMsg(rerun_script=ClientState()).SerializeToString())
+        message = ForwardMsg()
+        while message.WhichOneof("type") != "new_session":
+            message.ParseFromString(await stream.recv())
+        to = f"/_stcore/upload_file/{message.new_session.initialize.session_id}/file"
+        header = {"X-Xsrftoken": client.cookies["_streamlit_xsrf"]}
+        empty = client.build_request("PUT", to, files={"file": b""}).headers["content-length"]
+        room = b"x" * ((20 << 20) - int(empty) + more)  # the form itself counts
+        answer = await asyncio.to_thread(client.put, to, files={"file": room}, headers=header)
+        return answer.status_code
+
+    with signed_in(address) as (client, streaming):
+        assert streaming(upload) == status
 
 
 def test_the_password_is_neither_in_the_list_of_processes_nor_in_the_log(served):

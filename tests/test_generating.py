@@ -24,6 +24,7 @@ from workbench.generating import (
     memory_in_use,
     place_of_token,
 )
+from workbench.generation_views import growth_view
 from workbench.jobs import Cancelled
 from workbench.session import Workbench
 from workbench.turns import Turn
@@ -85,6 +86,15 @@ def test_speeds_are_of_prompt_and_steps_apart(model):
 def test_mean_over_heads_keeps_the_unit():
     rows = {site: np.array([[3.0, 4.0, 0.0], [2.0, 2.0, 2.0]]) for site in SITES}
     np.testing.assert_allclose(mean_over_heads(rows)["pre"], [np.sqrt(25 / 3), 2.0])
+
+
+def test_the_picture_of_a_growing_text_shows_the_mean_over_heads_of_each_token(model):
+    out = generated(model, GenerationRequest(NAME, PROMPT, 5))
+    panels = growth_view(out, 7, model.cfg, ["a"] * 5, 2).panels
+    for site, panel in zip(SITES, panels, strict=True):
+        truth = np.stack([mean_over_heads(row)[site] for row in out.rows], axis=1)
+        np.testing.assert_allclose(panel.values[:, :5], truth, rtol=1e-6)
+        assert np.isnan(panel.values[:, 5:]).all()
 
 
 def test_what_there_is_so_far_does_not_grow(model):
@@ -249,6 +259,22 @@ def test_a_generation_that_nobody_holds_any_more_ends(model):
     assert not thread.is_alive()
     assert len(out.tokens) < 1000
     assert bench.capture(NAME, " Mary has").logits is not None
+
+
+def test_four_generations_run_at_once_and_the_next_waits_or_is_cancelled():
+    bench, outs = Workbench(), [Transcript(f"Mary has {number}") for number in range(6)]
+    jobs = [bench.start_generation(GenerationRequest(NAME, out.prompt, 1000), out) for out in outs]
+    while sum(bool(out.tokens) for out in outs) < 4:
+        pass
+    assert [job.waiting for job in jobs] == [not out.tokens for out in outs]
+    assert sum(job.waiting for job in jobs) == 2
+    last = next(job for job in jobs if job.waiting)
+    last.cancel()
+    last.wait(60)
+    assert last.cancelled
+    for job in jobs:
+        job.cancel()
+        job.wait(60)
 
 
 # -- to Explore --------------------------------------------------------------------------------------

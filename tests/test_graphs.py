@@ -10,11 +10,19 @@ import torch
 from model import Engine
 from model import engine as engine_module
 from model import graphs as graphs_module
+from model.backends import fallbacks
+from model.backends.fallbacks import fallback_messages
 from model.engine import recordable
-from model.graphs import MOST_SHAPES, Graphs
+from model.graphs import MOST_SHAPES, MOST_SIGHTED, Graphs
 from model.key_cache import caches_for
 from probes import Intervention
 from tests.models import relative_error, small_model, some_tokens
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed_before(monkeypatch):
+    monkeypatch.setattr(graphs_module, "_cannot", set())
+    monkeypatch.setattr(fallbacks, "_messages", {})
 
 
 @pytest.fixture
@@ -119,9 +127,24 @@ def test_weights_that_moved_are_recorded_again(recordings):
 def test_few_shapes_are_kept_and_the_oldest_goes_first(recordings):
     graphs = Graphs()
     one = torch.ones(1)
-    for key in [*range(MOST_SHAPES), 0, MOST_SHAPES, 0, 1]:  # 1 has gone when it comes again
+    twice = [key for key in range(MOST_SHAPES + 1) for _ in range(2)]
+    for key in [*twice, 0, 1]:  # 0 has gone when it comes again
+        graphs(key, lambda x: x + 1, (one,))
+    assert len(graphs._recorded) == MOST_SHAPES
+    assert recordings == [1, 2] + [1] * (MOST_SHAPES - 1)
+
+
+def test_shapes_that_come_once_push_no_recording_out_and_are_not_remembered_without_end(recordings):
+    graphs = Graphs()
+    one = torch.ones(1)
+    for key in [0, 0, *range(1, MOST_SIGHTED + 2), 0]:
         graphs(key, lambda x: x + 1, (one,))
     assert recordings == [2]
+    assert len(graphs._sighted) == MOST_SIGHTED
+    graphs(2, lambda x: x + 1, (one,))  # still known, and 1 is not
+    graphs(1, lambda x: x + 1, (one,))
+    graphs("another", lambda x: x + 1, (one,))
+    assert recordings == [2, 1]
 
 
 def test_a_run_that_cannot_be_recorded_warns_once_and_runs_as_called(monkeypatch):
@@ -137,6 +160,40 @@ def test_a_run_that_cannot_be_recorded_warns_once_and_runs_as_called(monkeypatch
     with pytest.warns(UserWarning, match="as called.*RuntimeError: operation not permitted") as caught:
         assert all(relative_error(engine(tokens), truth) < 1e-12 for _ in range(4))
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_steps_that_cannot_be_recorded_are_tried_once_a_process_and_that_is_shown(kind, monkeypatch):
+    tried = []
+
+    def record(run, inputs):
+        tried.append(1)
+        raise kind("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs_module, "record", record)
+    monkeypatch.setattr(engine_module, "recordable", lambda model: True)
+    model, tokens = small_model("llama windows"), some_tokens(2, 7)
+    truth = model.generate(tokens, 5)
+    with pytest.warns(UserWarning, match="Decoding steps cannot be recorded"):
+        # each generation has caches, and in the workbench an engine, of its own
+        assert all(torch.equal(Engine(model).generate(tokens, 5), truth) for _ in range(3))
+    # for want of memory it is tried again by the next generation, where there may be room
+    assert len(tried) == (1 if kind is RuntimeError else 3)
+    [message] = fallback_messages()
+    assert message.startswith("Decoding steps cannot be recorded as CUDA graphs; they give the same numbers as called")
+
+
+def test_the_steps_of_a_generation_are_recorded_with_its_first_cache_alone(recordings):
+    model, tokens = small_model("llama windows"), some_tokens(2, 5)
+    engine = Engine(model)
+    with torch.no_grad():
+        caches = caches_for(model.cfg.keys_visible, 9)
+        engine(tokens[:, :3], caches=caches)
+        assert [cache.graphs for cache in caches] == [None] * 3
+        for at in (3, 4):
+            engine(tokens[:, at : at + 1], last=True, caches=caches)
+    assert [cache.graphs is None for cache in caches] == [False, True, True]
+    assert recordings == [2]
 
 
 def test_nothing_is_recorded_on_a_cpu_or_where_graphs_are_off(recordings, monkeypatch):

@@ -41,9 +41,10 @@ def kill_at_random(process: subprocess.Popen[bytes], out: Path, rng: random.Rand
     return receipts(out)
 
 
-def test_a_harvest_killed_at_random_moments_ends_with_the_same_bytes(whole, tmp_path):
+def test_a_harvest_killed_at_random_moments_ends_with_the_same_bytes(whole, tmp_path, record_property):
     out, rng = tmp_path / "store", random.Random(time.time_ns())
     moments = [kill_at_random(start(command(out)), out, rng) for _ in range(2)]
+    record_property("kills", len(moments))
     done = start(command(out))
     assert done.wait() == 0, moments
     assert files_of(out) == files_of(whole), moments
@@ -57,7 +58,7 @@ def test_two_ranks_under_torchrun_make_the_store_of_one(whole, tmp_path):
     assert files_of(out) == files_of(whole)
 
 
-def test_ranks_may_die_and_start_again_in_any_order(whole, tmp_path):
+def test_ranks_may_die_and_start_again_in_any_order(whole, tmp_path, record_property):
     out = tmp_path / "store"
 
     def rank(number: int) -> subprocess.Popen[bytes]:
@@ -69,6 +70,7 @@ def test_ranks_may_die_and_start_again_in_any_order(whole, tmp_path):
     with pytest.raises(ValueError, match=r"not finished\. Give the command that began it again"):
         Store.open(out)
     moments.append(kill_at_random(rank(1), out, rng))
+    record_property("kills", len(moments))
     assert rank(1).wait() == 0, moments
     assert files_of(out) == files_of(whole), moments
 

@@ -22,6 +22,11 @@ EXAMPLES = settings(
 TIGHT = 1e-9
 
 
+@pytest.fixture(autouse=True)
+def counted(record_property):
+    record_property("drawn models", EXAMPLES.max_examples)
+
+
 @st.composite
 def configurations(draw: Any) -> DCFormerConfig:
     """Any small model: one head or seven, one layer, groups, windows, sites and sides left out, static, tied, plain."""

@@ -2,6 +2,8 @@
 
 import gc
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -57,6 +59,59 @@ def test_an_error_belongs_to_whoever_asks_for_the_value():
     assert not job.cancelled
     with pytest.raises(ValueError, match="no such layer"):
         job.value()
+
+
+class Weights:
+    """Something large that stands in a frame."""
+
+
+@pytest.mark.parametrize("how", ["alone", "as a cause", "as a context", "in a circle"])
+def test_a_job_that_failed_keeps_nothing_of_its_work_but_the_error(how):
+    held = []
+
+    def inner():
+        large = Weights()
+        held.append(weakref.ref(large))
+        raise ValueError("no room")
+
+    def work(watch):
+        if how == "alone":
+            inner()
+        try:
+            inner()
+        except ValueError as error:
+            if how == "as a context":
+                raise TypeError("no such layer")  # noqa: B904
+            outer = TypeError("no such layer")
+            if how == "in a circle":
+                error.__context__ = outer
+            raise outer from error
+
+    job = Job(work)
+    job.wait(10)
+    gc.collect()
+    assert [ref() for ref in held] == [None]
+    with pytest.raises((ValueError, TypeError)) as raised:
+        job.value()
+    assert "in inner" in raised.value.__notes__[0]  # where it came up is told all the same
+
+
+def test_who_asks_for_the_value_of_a_failed_job_again_finds_nothing_of_who_asked_before():
+    def work(watch):
+        raise ValueError("no such layer")
+
+    def ask() -> weakref.ref[Weights]:
+        large = Weights()
+        with suppress(ValueError):
+            job.value()
+        return weakref.ref(large)
+
+    job = Job(work)
+    job.wait(10)
+    before = ask()
+    ask()
+    gc.collect()
+    assert before() is None
 
 
 def test_jobs_take_turns_and_can_be_cancelled_while_they_wait():

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model import capture, load_model, save_model
+from model.checkpoints.errors import ModelLoadError
 from model.checkpoints.load import check_checkpoint
 from model.memory import plan
 from probes import uncomposed_twin
@@ -117,6 +118,20 @@ def test_a_model_that_does_not_fit_is_refused_and_a_run_that_does_not_is_warned_
     assert warned.warning.startswith(
         "The model fits, this run will not. A generation of 1 x 19 tokens in float32 needs"
     )
+
+
+@pytest.mark.parametrize("on_purpose", [False, True])
+def test_what_the_model_itself_holds_counts_as_free_whoever_loaded_it(on_purpose, tmp_path, monkeypatch):
+    write_published(random_model(), tmp_path / "model")
+    bench, choice = Workbench([tmp_path]), ModelChoice(str(tmp_path / "model"))
+    monkeypatch.setattr(loading, "free_memory", lambda device: 5 << 20)
+    before = bench.load_plan(choice, 7, "last")
+    if on_purpose:
+        loaded_name(bench, choice)
+    else:
+        bench.model(choice.name)
+    after = bench.load_plan(choice, 7, "last")
+    assert after.free == before.free + before.planned.parts["weights"]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +302,49 @@ def test_unloading_what_is_not_loaded_changes_nothing():
     bench = Workbench()
     bench.unload("nothing")
     assert bench.loaded.names() == LoadedModels().names() == []
+
+
+def test_one_load_runs_at_a_time(monkeypatch):
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(reference, *settings, watch):
+        entered.release()
+        go_on.wait(60)
+        return load_model("demo/dcformer", "cpu")
+
+    monkeypatch.setattr("workbench.running_models.load_model", slow)
+    bench = Workbench()
+    jobs = [bench.start_load(ModelChoice(name)) for name in ("one", "two")]
+    assert entered.acquire(timeout=60)
+    assert not entered.acquire(timeout=0.5)
+    assert sorted(job.waiting for job in jobs) == [False, True]
+    go_on.set()
+    for job in jobs:
+        job.wait(60)
+    assert bench.loaded.names() == [job.value() for job in jobs]
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_a_load_that_runs_out_of_memory_lets_go_of_the_weights_so_far(kind, tmp_path, monkeypatch):
+    save_model(load_model("demo/dcformer"), tmp_path / "mine")
+    held = []
+
+    def run_out(model, *arguments):
+        held.append(weakref.ref(model.embed.W_E))
+        raise kind("out of memory")
+
+    monkeypatch.setattr("model.checkpoints.load.fill", run_out)
+    with pytest.raises(ModelLoadError, match="There is not enough memory"):
+        load_model(tmp_path / "mine")
+    with pytest.raises(ModelLoadError) as kept:
+        load_model(tmp_path / "mine")
+    job = Workbench([tmp_path]).start_load(ModelChoice(str(tmp_path / "mine"), "cpu"))
+    job.wait(60)
+    gc.collect()
+    assert [ref() for ref in held] == [None] * 3
+    assert isinstance(kept.value.__cause__, kind)
+    with pytest.raises(ModelLoadError, match="There is not enough memory"):
+        job.value()
 
 
 # -- names -------------------------------------------------------------------------------------------

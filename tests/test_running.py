@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import HookedDCFormer
-from model.key_cache import caches_for
+from model.key_cache import caches_for, standing_positions
 from tests.models import VARIANTS, small_config, small_model, some_tokens
 
 LENGTHS = (4, 9, 7)
@@ -72,6 +72,16 @@ def test_a_local_layers_cache_keeps_only_what_it_may_see():
         model(some_tokens(1, 9), caches=caches)
     assert [cache.slots for cache in caches] == [3, 20, 5]
     assert caches[0].nbytes * 20 == caches[1].nbytes * 3
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7])
+def test_the_position_in_each_slot_of_a_ring_is_the_last_that_was_written_there(slots):
+    ring = [-1] * slots
+    for position in range(16):
+        ring[position % slots] = position
+        for latest in (position, torch.tensor([position])):
+            standing = standing_positions(slots, latest, torch.device("cpu")).tolist()
+            assert [at if at >= 0 else -1 for at in standing] == ring
 
 
 def test_greedy_generation_is_the_argmax_of_full_forwards():

@@ -131,7 +131,7 @@ def test_a_guesser_with_many_addresses_is_slowed_down_by_the_limit_of_the_proces
     assert attempts.wait("someone else") > 0
 
 
-def test_one_client_guesses_at_most_a_hundred_passwords_a_day():
+def test_one_client_guesses_about_a_hundred_passwords_a_day():
     now = Clock()
     attempts, guesses = Attempts(now=now), 0
     day = now.s + 24 * 3600
@@ -139,7 +139,7 @@ def test_one_client_guesses_at_most_a_hundred_passwords_a_day():
         now.s += attempts.wait("a") + 1e-6
         attempts.failed("a")
         guesses += 1
-    assert guesses <= 24 * 3600 / CLIENT.longest_s * 2 + 14
+    assert 90 <= guesses <= 110
 
 
 def test_the_right_password_clears_a_client():
@@ -220,7 +220,7 @@ def test_an_address_that_others_reach_demands_a_password(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_none_but_answers_to_its_own_names_only(host):
     assert is_loopback(host)
-    assert Serving(host=host).hosts == {"localhost", "127.0.0.1", "::1"}
+    assert Serving(host=host).hosts == {"localhost", "127.0.0.1", "::1", host}
 
 
 def test_the_command_says_so_in_one_sentence_and_listens_nowhere():

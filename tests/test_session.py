@@ -1,5 +1,6 @@
 """The shared workbench: one load, one forward, bounded memory, right answers from many threads."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -41,6 +42,32 @@ def test_maps_are_those_of_the_capture():
     maps = bench.maps("demo/dcformer", PROMPTS[1], 2, 5)
     torch.testing.assert_close(maps["pattern_composed"], run.pattern(2, heads=5)[0])
     torch.testing.assert_close(maps["scores_raw"], run.scores(2, "raw", heads=5)[0])
+
+
+def test_turns_are_kept_only_while_someone_has_them_or_waits():
+    bench = Workbench()
+    for layer in range(3):
+        changed = bench.under("demo/dcformer", to_json(Intervention(layers=[layer])))
+        bench.distances(changed, PROMPTS[0])
+    assert len(bench._turns_of) == 0
+    served = []
+
+    def wait_in_line(number: int) -> None:
+        with bench._turn("one"):
+            served.append(number)
+
+    with ThreadPoolExecutor(3) as pool:
+        with bench._turn("one") as first:
+            waiting = [pool.submit(wait_in_line, number) for number in range(3)]
+            while len(first) < 4:  # all three are in the line of this very turn
+                pass
+            gc.collect()
+            assert bench._turn("one") is first
+            del first
+            assert served == []
+        assert [one.result(60) for one in waiting] == [None] * 3
+    assert sorted(served) == [0, 1, 2]
+    assert len(bench._turns_of) == 0
 
 
 def test_memory_is_bounded(monkeypatch):

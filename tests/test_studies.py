@@ -246,10 +246,11 @@ def test_a_study_stopped_midway_goes_on_and_fits_nothing_twice(finished, study, 
     assert not nothing_left
 
 
-def test_a_killed_study_goes_on_and_gives_the_same_tables(finished, study, planted, tmp_path):
+def test_a_killed_study_goes_on_and_gives_the_same_tables(finished, study, planted, tmp_path, record_property):
     path = written(tmp_path / "study.yaml", json.loads(json.dumps(study.to_dict())))
     folder, whole = tmp_path / "study", fits(finished)
     kill_after(start(["study", "run", str(path), "--out", str(folder)]), folder, whole // 3)
+    record_property("kills", 1)
     assert 0 < fits(folder) < whole
     assert_same(run_study(study, folder), read_results(finished)[1])
 
@@ -382,7 +383,7 @@ def kill_a_worker_after(cluster: Any, folder: Path, count: int, killed: list[int
     killed.append(fits(folder))
 
 
-def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_path):
+def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_path, record_property):
     path = written(tmp_path / "study.yaml", fields(*planted, seeds=[0, 1]))
     on_dask, on_loky, killed = tmp_path / "dask", tmp_path / "loky", []
     with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
@@ -392,6 +393,7 @@ def test_a_dask_cluster_that_loses_a_worker_finds_what_loky_finds(planted, tmp_p
         done = run("study", "run", str(path), "--out", str(on_dask), *scheduler)
         assert done.exit_code == 0, done.output
     killer.join(10)
+    record_property("kills", len(killed))
     assert 0 < killed[0] < fits(on_dask)
     done = run("study", "run", str(path), "--out", str(on_loky), "--backend", "loky", "--jobs", "2")
     assert done.exit_code == 0, done.output

@@ -59,6 +59,12 @@ def test_a_bad_study_is_refused_in_one_sentence_that_names_its_place(tmp_path, c
     assert "\n" not in str(error.value)
 
 
+def test_a_long_value_is_shortened(tmp_path):
+    path = written(tmp_path / "bad.yaml", GOOD | {"title": {"a": "x" * 5000}})
+    with pytest.raises(ValueError, match=r"title must be text, got \{'a': 'x{9,299} \.\.\. x{9,299}'\}\.$"):
+        Study.read(path)
+
+
 @pytest.mark.parametrize("name", ["title", "models", "data", "features", "labels"])
 def test_a_missing_key_is_named(tmp_path, name):
     path = written(tmp_path / "bad.yaml", {key: value for key, value in GOOD.items() if key != name})

@@ -272,7 +272,7 @@ def test_rows_are_scored_once_for_each_model(monkeypatch):
     for job in (first, second):
         job.wait(120)
     assert len(calls) == 2
-    assert bench.tasks_done(request)
+    assert set(bench._task_scores) == {(name, request.made_from) for name in NAMES}
     one = bench.start_tasks(TaskRequest(NAMES[1:], rules=(5,), rows=2))
     one.wait(120)
     assert len(calls) == 2
@@ -309,6 +309,16 @@ def test_tables_of_a_result_are_made_once_for_each_grouping(monkeypatch):
     shown["exact_match"] = -1.0  # what is done to a table is not done to the next one
     assert (again.exact_match >= 0).all()
     assert (result.accuracy("rule").exact_match >= 0).all()
+
+
+def test_a_request_is_checked_by_one_row_and_refused_as_its_rows_would_be(monkeypatch):
+    made = []
+    monkeypatch.setattr(task_runs, "generate", lambda *given, **more: made.append(generate(*given, **more)) or made[-1])
+    TaskRequest(NAMES, rows=3000).check()
+    assert [len(rows) for rows in made] == [1]
+    for rows in (0, -7):
+        with pytest.raises(ValueError, match=f"rows_per_rule is {rows}; at least 1"):
+            TaskRequest(NAMES, rows=rows).check()
 
 
 def test_kept_scores_are_bounded(monkeypatch):

@@ -34,7 +34,7 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(out)]
 
 
-def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path, record_property):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config(whole, steps=60))
     rng = random.Random(time.time_ns())
@@ -45,6 +45,7 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    record_property("kills", len(points))
     assert not (killed / "final").exists(), points
     last = start(killed, steps=60)
     assert b"final" in last.communicate()[0]
@@ -75,6 +76,25 @@ def test_lines_of_lost_steps_are_removed(tmp_path):
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
     train(config(stopped))
     assert [line["step"] for line in read_metrics(stopped)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual"),
+              RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+)  # fmt: skip
+def test_a_state_for_which_memory_runs_out_is_not_called_damaged(error, tmp_path, monkeypatch):
+    train(config(tmp_path, steps=2))
+    before = (tmp_path / STATE).read_bytes()
+
+    def run_out(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("model.training.saving.set_optimizer_state_dict", run_out)
+    with pytest.raises(ValueError, match=r"not enough memory to go on from .*resume\.pt \(.+\)\. The file") as refused:
+        train(config(tmp_path, steps=2))
+    assert "damaged" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / STATE).read_bytes() == before
 
 
 def test_a_damaged_state_is_refused(tmp_path):

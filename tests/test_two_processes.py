@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from tests.study_runs import fields, planted_corpus
 from tests.training_runs import config
 
 ROOT = Path(__file__).parent.parent
+KILLS = 3
 SAVES = """
 import sys
 from model import save_model
@@ -106,10 +108,11 @@ def test_two_processes_that_save_over_each_other_leave_one_whole_model_at_every_
     assert [path.name for path in tmp_path.iterdir()] == ["m"], "what the killed left is cleared away"
 
 
-def test_a_model_is_there_after_every_kill_while_it_is_replaced(tmp_path):
+def test_a_model_is_there_after_every_kill_while_it_is_replaced(tmp_path, record_property):
     rng, models = random.Random(time.time_ns()), {seed: random_model(seed=seed) for seed in (1, 2)}
     save_model(models[1], tmp_path / "m")
-    for _ in range(3):
+    record_property("kills", KILLS)
+    for _ in range(KILLS):
         process = start(SAVES, str(tmp_path / "m"), "2")
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
@@ -122,8 +125,8 @@ def test_a_model_between_its_two_names_comes_back(tmp_path, monkeypatch):
     """Where the system cannot exchange names, a kill between the two steps leaves the old model under another name."""
     model = random_model()
     save_model(model, tmp_path / "m")
-    (tmp_path / "m").rename(tmp_path / ".m.123.old")
-    (tmp_path / ".m.456.new").mkdir()
+    (tmp_path / "m").rename(tmp_path / f".m.{uuid4().hex}.old")
+    (tmp_path / f".m.{uuid4().hex}.new").mkdir()
     replacing.clear_dead(tmp_path / "m")
     assert_same(load_model(tmp_path / "m", device="cpu"), model)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -38,9 +38,15 @@ def store_folders(environment: Mapping[str, str] = os.environ) -> tuple[Path, ..
     return (*_folders(environment, STORES), *(folder for folder in OWN_STORES if folder.is_dir()))
 
 
+def given_folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    """The folders that MODELS or STORES names, as whole paths from where this process stands, also those not there."""
+    texts = [text for text in environment.get(name, "").split(os.pathsep) if text]
+    # unlike Path.resolve, realpath takes links in a circle on every Python
+    return tuple(Path(os.path.realpath(Path(text).expanduser())) for text in texts)
+
+
 def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    given = [Path(text).expanduser() for text in environment.get(name, "").split(os.pathsep) if text]
-    return tuple(folder for folder in given if folder.is_dir())
+    return tuple(folder for folder in given_folders(environment, name) if folder.is_dir())
 
 
 def hub_allowed(environment: Mapping[str, str] = os.environ) -> bool:
@@ -111,14 +117,15 @@ def allowed_directory(reference: str, folders: Iterable[Path]) -> Path | None:
         return None
     for folder in folders:
         # an absolute path stays itself
-        directory, inside = folder / reference, folder.resolve()
+        directory = folder / reference
         try:
+            inside = folder.resolve()
             if directory.is_dir() and _within(directory, inside) and all(
                 number < MOST_FILES and _within(path, inside) and not (path.is_symlink() and path.is_dir())
                 for number, path in enumerate(directory.rglob("*"))
             ):  # fmt: skip
                 return directory
-        except OSError:  # a name too long for a file system, or a folder that may not be read
+        except (OSError, RuntimeError):  # a name too long, a folder that may not be read, links in a circle
             continue
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.config import SITES, DCFormerConfig
-from workbench.generating import Transcript
+from workbench.generating import Transcript, mean_over_heads
 from workbench.viewer import Cell, Labels, MapView, Panel
 
 UNIT = "rms distance"
@@ -39,12 +39,10 @@ def growth_view(transcript: Transcript, room: int, cfg: DCFormerConfig, names: S
         shown: the token whose column is marked, in its most composed layer.
     """
     rows = transcript.rows
-    by_site = {}
-    for site in SITES:
-        values = np.full((cfg.n_layers, room), np.nan, dtype=np.float32)
-        for token, row in enumerate(rows[:room]):
-            values[:, token] = np.sqrt(np.square(row[site]).mean(-1))
-        by_site[site] = values
+    by_site = {site: np.full((cfg.n_layers, room), np.nan, dtype=np.float32) for site in SITES}
+    for token, row in enumerate(rows[:room]):
+        for site, means in mean_over_heads(row).items():
+            by_site[site][:, token] = means
     scale = _scale(list(by_site.values()))
     panels = [Panel(f"M_{site}, all heads", values, scale, UNIT, False) for site, values in by_site.items()]
     marked = (int(np.argmax(by_site[SITES[-1]][:, shown])), shown) if 0 <= shown < min(len(rows), room) else None

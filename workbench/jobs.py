@@ -92,7 +92,8 @@ class Job(Generic[Value]):
         if self.running:
             raise RuntimeError("This job has not ended. Wait for it first.")
         if self._state.error is not None:
-            raise self._state.error
+            # else the frames of whoever asked before would stay, and grow in number
+            raise self._state.error.with_traceback(None)
         return self._state.result  # type: ignore[return-value]
 
 
@@ -106,9 +107,21 @@ def _run(state: _State, work: Callable[[Watch], object], turns: threading.Semaph
             if turns is not None:
                 turns.release()
     except Exception as error:  # it belongs to whoever asks for the value
-        # who keeps the job, and so the error, must not keep a model or a capture that stands in the work's frames
         error.add_note("".join(traceback.format_exception(error)))
-        state.error = error.with_traceback(None)
+        _forget_frames(error)
+        state.error = error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Who keeps the job, and so the error, must not keep a model or a capture that stands in the work's frames."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:  # errors may stand in a circle
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += [one.__cause__, one.__context__]
 
 
 def _take_turn(state: _State, turns: threading.Semaphore | None) -> None:

@@ -21,7 +21,8 @@ class KeptAnswers:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._turns_of: dict[Any, Turn] = {}
+        # names with a change come without end; a turn is one object for as long as someone has it or waits for it
+        self._turns_of: weakref.WeakValueDictionary[Any, Turn] = weakref.WeakValueDictionary()
         self._unloaded: weakref.WeakSet[HookedDCFormer | None] = weakref.WeakSet()
 
     def _once(

@@ -48,7 +48,8 @@ class RunningModels(KeptAnswers):
 
     def __init__(self, model_folders: Sequence[Path] = (), device: str = "auto", dtype: str | None = None):
         super().__init__()
-        self.model_folders, self.device, self.dtype = tuple(model_folders), device, dtype
+        # whole paths: a process that goes to another folder must find the same models
+        self.model_folders, self.device, self.dtype = tuple(map(Path.resolve, model_folders)), device, dtype
         self._models: LRUCache = LRUCache(MODELS_KEPT)
         self.loaded = LoadedModels()
         # a capture larger than all of it (a 405M model at 2048 tokens) takes all of it and is kept alone: if it were
@@ -106,6 +107,8 @@ class RunningModels(KeptAnswers):
         """What a model and one run of it take, beside what is free now; see plan_load. PLANS_KEPT plans are kept."""
         planned = self._once(self._plans, (choice, tokens, mode), "plan", lambda: read_plan(choice, tokens, mode))
         there = self.loaded.get(choice.name)
+        with self._guard:
+            there = there or self._models.get(choice.name)  # a page asked for it by name
         return compared(choice, planned, 0 if there is None else weight_bytes(there))
 
     def start_load(self, choice: ModelChoice) -> Job[str]:

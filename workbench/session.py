@@ -236,11 +236,6 @@ class Workbench(RunningModels):
         key = (request, store.folder.resolve(), written)
         return self._once(self._components, key, ("components", request.folder), lambda: read_components(request))
 
-    def tasks_done(self, request: TaskRequest) -> bool:
-        """Are the scores of all its models kept?"""
-        with self._guard:
-            return all((name, request.made_from) in self._task_scores for name in request.models)
-
     def _scores(self, name: str, request: TaskRequest, rows: list[TaskRow], watch: Callable[[int], None]) -> TaskScores:
         def build() -> TaskScores:
             return score(self.separate_model(name), rows, watch=lambda done, _: watch(done))

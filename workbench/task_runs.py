@@ -66,7 +66,8 @@ class TaskRequest:
                 raise ValueError(f"There is no rule {number}: the ids run from 0 to {max(RULES)}. Choose one of these.")
         if not self.rule_ids:
             raise ValueError("None of the rules chosen is of the families chosen. Choose rules of these families.")
-        generate([0], self.rows, self.seed, self.split, 0, self.lines, self.demonstrations)
+        # one row says it for all
+        generate([0], min(self.rows, 1), self.seed, self.split, 0, self.lines, self.demonstrations)
 
     def check_size(self) -> None:
         """Refuse what would take too long on a page.

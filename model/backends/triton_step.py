@@ -59,8 +59,3 @@ def write_factors(
         HEADS=heads, WIDTH=width, RANK=rank, EPS=eps, num_warps=4, **early_start(hidden.device),
     )  # fmt: skip
     return query  # type: ignore[return-value]
-
-
-def powers_of_two(*numbers: int) -> bool:
-    """Are all of them? write_factors reads whole rows of such widths."""
-    return all(number == triton.next_power_of_2(number) for number in numbers)

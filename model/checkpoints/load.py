@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import torch
@@ -49,6 +50,8 @@ def load_model(
         # torch's allocator of the CPU raises RuntimeError, its subclass for GPUs OutOfMemoryError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
+        # the frames of the failed load hold the weights so far for as long as someone keeps the error
+        traceback.clear_frames(error.__traceback__)
         raise ModelLoadError(
             f"There is not enough memory on {where} to load {source} ({one_line(error, 120)}). Free some, choose "
             "another device or dtype='bfloat16', or take a smaller model."

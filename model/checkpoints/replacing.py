@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -49,17 +50,23 @@ def new_directory(target: Path) -> Iterator[Path]:
 def clear_dead(target: Path) -> None:
     """Put right what killed processes left: half-written directories go, a model between its two names comes back."""
     with locked(target.parent, wait=True, folder=True):
-        for left in target.parent.glob(f".{target.name}.*.new"):
+        for left in _left(target, "new"):
             try:
                 with locked(left, folder=True):  # its writer would hold it
                     shutil.rmtree(left, ignore_errors=True)
             except (Busy, OSError):
                 continue  # it is being written, or its writer has just taken it away
-        for old in target.parent.glob(f".{target.name}.*.old"):
+        for old in _left(target, "old"):
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 old.rename(target)
+
+
+def _left(target: Path, ending: str) -> list[Path]:
+    """Directories of new_directory for this very target; those of m.5 are not of m."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.{ending}")
+    return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
 
 
 def _exchanged(new: Path, target: Path) -> bool:

@@ -48,13 +48,13 @@ def save_model(model: HookedDCFormer, directory: str | Path, layout: str = "own"
             holds something that is no model, or the disk is full or cannot be written to.
     """
     target = Path(directory).expanduser().resolve()
-    if target.parent.is_dir():
-        clear_dead(target)
-    _refuse_to_overwrite(target)
     write = writable_layout(layout).write
     assert write is not None
-    config, tensors = write(model)
     try:
+        if target.parent.is_dir():
+            clear_dead(target)
+        _refuse_to_overwrite(target)
+        config, tensors = write(model)
         target.parent.mkdir(parents=True, exist_ok=True)
         with new_directory(target) as new:
             _write(new, config, tensors, model.tokenizer)

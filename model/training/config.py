@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from model.config import DCFormerConfig
+from model.plain_words import quoted
 from model.training.fields import refuse_unknown, typed
 
 EVALUATION_SEED = 1_000_003
@@ -162,7 +163,7 @@ class TrainConfig:
             _at_least("threads", self.threads, 1)
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(str, known))}.")
+                raise ValueError(f"{name}={quoted(getattr(self, name))} is not one of {', '.join(map(str, known))}.")
 
     def _check_rows(self) -> None:
         if (self.rows_per_step is None) == (self.tokens_per_step is None):
@@ -189,7 +190,7 @@ def model_config(config: TrainConfig, tokenizer: Any | None) -> DCFormerConfig:
     """
     fields: dict[str, Any] = {"preset": config.model} if isinstance(config.model, str) else dict(config.model)
     if ("preset" in fields) == ("architecture" in fields):
-        raise ValueError(f"model={config.model!r} needs one of preset and architecture.")
+        raise ValueError(f"model={quoted(config.model)} needs one of preset and architecture.")
     if fields.get("compose", config.compose) != config.compose and config.compose is not None:
         raise ValueError(f"compose={config.compose} contradicts model.compose={fields['compose']}.")
     if config.compose is not None:

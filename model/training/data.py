@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.plain_words import quoted
 from model.training.fields import named_function, refuse_unknown, typed
 from model.training.files import corpus_files
 from model.training.shards import TokenShards, tokenise
@@ -92,7 +93,7 @@ class TextSource:
 
     def __init__(self, shards: TokenShards, length: int, order: str = "windows"):
         if order not in self.ORDERS:
-            raise ValueError(f"order={order!r} is not one of {', '.join(self.ORDERS)}.")
+            raise ValueError(f"order={quoted(order)} is not one of {', '.join(self.ORDERS)}.")
         if len(shards) < length:
             raise ValueError(f"The text has {len(shards)} tokens, fewer than one row: length={length}. Give more.")
         self.shards, self.length, self.order = shards, length, order
@@ -178,7 +179,7 @@ def _mixture(spec: dict[str, Any], given: Given, where: str) -> TokenSource:
     refuse_unknown(where, spec, ("mixture",))
     parts = spec["mixture"]
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
-        raise ValueError(f"{where}.mixture must be a list of sources, each with its share, got {parts!r}.")
+        raise ValueError(f"{where}.mixture must be a list of sources, each with its share, got {quoted(parts)}.")
     shares = [typed(f"{where}.mixture share", part.get("share"), float) for part in parts]
     if min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"{where}.mixture has shares {shares}; none may be negative, and one must be more than 0.")

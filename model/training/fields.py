@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any, get_args
 
-from model.plain_words import one_line
+from model.plain_words import one_line, quoted
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of fields"}
 
@@ -39,7 +39,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
-    raise ValueError(f"{name} must be {wanted}, got {value!r}.")
+    raise ValueError(f"{name} must be {wanted}, got {quoted(value)}.")
 
 
 def _number(text: str) -> float | str:
@@ -57,11 +57,11 @@ def named_function(name: str, meaning: str) -> Callable[..., Any]:
     """
     module, colon, function = name.partition(":")
     if not (module and colon and function):
-        raise ValueError(f"{meaning} {name!r} does not name a function. Write it as package.module:function.")
+        raise ValueError(f"{meaning} {quoted(name)} does not name a function. Write it as package.module:function.")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{meaning} {name!r} cannot be imported: {error}. Run where it lies.") from error
+        raise ValueError(f"{meaning} {quoted(name)} cannot be imported: {error}. Run where it lies.") from error
     if not callable(found):
-        raise ValueError(f"{meaning} {name!r} is a {type(found).__name__}, not a function.")
+        raise ValueError(f"{meaning} {quoted(name)} is a {type(found).__name__}, not a function.")
     return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from model.plain_words import parse_json
+from model.plain_words import parse_json, quoted
 
 PIECE_CHARACTERS = 2**20
 """Long texts are read and tokenised in pieces of about this size, which end at a line's end."""
@@ -35,7 +35,7 @@ def corpus_files(patterns: str | list[str]) -> list[Path]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matched = [name for name in glob.glob(str(pattern), recursive=True) if os.path.isfile(name)]
         if not matched:
-            raise ValueError(f"No text file matches {pattern!r}. Give the path of text or .jsonl files.")
+            raise ValueError(f"No text file matches {quoted(pattern)}. Give the path of text or .jsonl files.")
         found.update(matched)
     return [Path(name) for name in sorted(found)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from model.plain_words import one_line
+from model.plain_words import one_line, quoted
 from model.training.config import TrainConfig
 
 
@@ -61,24 +61,26 @@ def _read(path: Path) -> dict[str, Any]:
 def _variants(given: Any, run: str | None, path: str | Path) -> dict[str, dict[str, Any]]:
     if given is None:
         if run is not None:
-            raise ValueError(f"Run {run!r} was asked for, but {path} has no runs.")
+            raise ValueError(f"Run {quoted(run)} was asked for, but {path} has no runs.")
         return {"": {}}
     if not isinstance(given, dict) or not given or not all(isinstance(v, dict) or v is None for v in given.values()):
-        raise ValueError(f"runs in {path} must map each run's name to the fields that it changes, got {given!r}.")
+        raise ValueError(f"runs in {path} must map each run's name to the fields that it changes, got {quoted(given)}.")
     variants = {str(name): changes or {} for name, changes in given.items()}
     if any({"seed", "name"} & set(changes) for changes in variants.values()):
         raise ValueError(f"A run in {path} sets seed or name: its key is its name, and seeds holds for all runs.")
     if run is not None and run not in variants:
-        raise ValueError(f"Run {run!r} is not in {path}. Choose one of {', '.join(variants)}.")
+        raise ValueError(f"Run {quoted(run)} is not in {path}. Choose one of {', '.join(variants)}.")
     return variants if run is None else {run: variants[run]}
 
 
 def _seeds(fields: dict[str, Any], asked: int | None) -> list[int]:
     if "seeds" in fields and "seed" in fields:
-        raise ValueError(f"seed={fields['seed']!r} contradicts seeds={fields['seeds']!r}: give one of them.")
+        raise ValueError(
+            f"seed={quoted(fields['seed'])} contradicts seeds={quoted(fields['seeds'])}: give one of them."
+        )
     seeds = fields.pop("seeds", [fields.pop("seed", TrainConfig.seed)])
     if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f"seeds must be a list of whole numbers, got {seeds!r}.")
+        raise ValueError(f"seeds must be a list of whole numbers, got {quoted(seeds)}.")
     return seeds if asked is None else [asked]
 
 

@@ -26,8 +26,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from model.checkpoints import save_model
 from model.checkpoints.tensors import refuse_bombs
 from model.config import DCFormerConfig
+from model.free_memory import is_out_of_memory
 from model.locks import locked
-from model.plain_words import one_line, parse_json
+from model.plain_words import one_line, parse_json, quoted
 from model.training.config import TrainConfig
 from model.transformer import HookedDCFormer
 from model.whole_files import NotWritten, write_whole
@@ -62,7 +63,7 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
     """Fill everything from the run's state, if there is one; the steps that were done.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or memory runs out over it.
     """
     path = out / STATE
     if not path.exists():
@@ -80,6 +81,11 @@ def load_state(out: Path, model: HookedDCFormer, optimizer: Optimizer, scheduler
     except Exception as error:
         # whatever a damaged archive or a foreign state makes torch stumble over means the same
         reason = one_line(str(error).partition(chr(10))[0] or type(error).__name__).rstrip(".")
+        if is_out_of_memory(error):
+            raise ValueError(
+                f"There is not enough memory to go on from {path} ({reason}). The file is kept: free some memory, and "
+                "start the run again."
+            ) from error
         raise ValueError(
             f"{path} is damaged: {reason}. Put it back from a copy, or start anew in another folder."
         ) from error
@@ -222,7 +228,7 @@ def _refuse_other(held: dict[str, Any], wanted: dict[str, Any], out: Path) -> No
     if different:
         name = different[0]
         raise ValueError(
-            f"{out} holds a run with {name}={one_line(repr(held.get(name)))}, but {name}={wanted[name]!r} is asked "
+            f"{out} holds a run with {name}={quoted(held.get(name))}, but {name}={quoted(wanted[name])} is asked "
             "for. Give another folder, or the same settings."
         )
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from model.checkpoints.tokenizer_files import load_tokenizer
+from model.plain_words import quoted
 from model.training.fields import named_function, refuse_unknown, typed
 from model.training.files import corpus_files, documents, take_place
 from model.whole_files import sha256
@@ -40,7 +41,7 @@ def open_tokenizer(spec: str | dict | None, cache: Path) -> Any | None:
         return _from_file(path)
     if ":" in spec:
         return named_function(spec, "tokenizer")()
-    raise ValueError(f"tokenizer {spec!r} is no folder, no tokenizer.json and no module:function.")
+    raise ValueError(f"tokenizer {quoted(spec)} is no folder, no tokenizer.json and no module:function.")
 
 
 def train_bpe(files: list[Path], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -18,7 +18,7 @@ from torch import Tensor
 from model import Engine, HookedDCFormer
 from model.config import LARGEST, SITES, DCFormerConfig
 from model.mixing import BRANCHES, Mixing, base_matrix
-from model.plain_words import one_line
+from model.plain_words import one_line, quoted
 from model.site_mixing import one_index
 from model.taps import LayerActivations, Tap
 from probes.interventions.change import Change
@@ -203,7 +203,8 @@ class Intervention(Change):
         mixing = complete(mixing, cfg.dynamic_sides, at.q)
         branches = self._branches(cfg)
         if self.mode in ("shuffle", "random", "patch"):
-            new = self._replacements(at, site, branches, where, taken)
+            given = None if taken is None else complete(taken.mixing[site], cfg.dynamic_sides, taken.q)
+            new = self._replacements(at, site, mixing, branches, where, given)
             for branch in branches:
                 mixing = replaced(mixing, branch, new[branch], where)
             return mixing
@@ -222,14 +223,13 @@ class Intervention(Change):
         self,
         at: LayerActivations,
         site: str,
+        mixing: Mixing,
         branches: Sequence[str],
         where: Where,
-        taken: LayerActivations | None,
+        given: Mixing | None,
     ) -> dict[str, tuple[Tensor, ...]]:
-        """The new factors of each branch, at every entry and token."""
-        mixing = complete(at.mixing[site], at_sides(branches), at.q)
-        if taken is not None:
-            given = complete(taken.mixing[site], at_sides(branches), taken.q)
+        """The new factors of each branch, at every entry and token: of the other prompt's mixing if it is given."""
+        if given is not None:
             return {
                 branch: tuple(factor.expand(len(at.q), *factor.shape[1:]) for factor in factors(given, branch))
                 for branch in branches
@@ -306,11 +306,6 @@ def uncomposed_twin() -> Intervention:
     return Intervention(mode="identity")
 
 
-def at_sides(branches: Sequence[str]) -> list[str]:
-    """The sides that some branches belong to."""
-    return list(dict.fromkeys(branch.split("_")[0] for branch in branches if branch != "base"))
-
-
 # -- what a model has ------------------------------------------------------------------------------
 
 
@@ -352,9 +347,9 @@ def _exist(positions: Tensor, length: int | None) -> None:
 
 def _is_list(name: str, given: Any) -> None:
     if isinstance(given, str | int):
-        raise ValueError(f"{name} must be a list: {one_line(repr([given]))}, not {one_line(repr(given))}.")
+        raise ValueError(f"{name} must be a list: {quoted([given])}, not {quoted(given)}.")
     if given is not None and not isinstance(given, Sequence):
-        raise ValueError(f"{name} must be a list, got {one_line(repr(given))}.")
+        raise ValueError(f"{name} must be a list, got {quoted(given)}.")
     if given is not None and not len(given):
         raise ValueError(f"{name} is empty, so nothing would change. Leave it out to mean all.")
 
@@ -362,7 +357,7 @@ def _is_list(name: str, given: Any) -> None:
 def _is_whole(name: str, given: Sequence[Any]) -> None:
     for number in given:
         if isinstance(number, bool) or not isinstance(number, Integral) or not -LARGEST <= int(number) <= LARGEST:
-            raise ValueError(f"{name} must be whole numbers, got {one_line(repr(number))}.")
+            raise ValueError(f"{name} must be whole numbers, got {quoted(number)}.")
 
 
 def _is_finite(name: str, given: Any) -> None:
@@ -370,7 +365,7 @@ def _is_finite(name: str, given: Any) -> None:
     if given is None or (number and math.isfinite(given)):
         return
     if not isinstance(given, Tensor):
-        raise ValueError(f"{name} must be a finite number, got {one_line(repr(given))}.")
+        raise ValueError(f"{name} must be a finite number, got {quoted(given)}.")
     if not given.isfinite().all():
         raise ValueError(f"{name} must be finite, and {int((~given.isfinite()).sum())} of its entries are not.")
 
@@ -378,7 +373,7 @@ def _is_finite(name: str, given: Any) -> None:
 def _known(names: Sequence[str] | None, known: Sequence[str], kind: str) -> None:
     for name in names or ():
         if name not in known:
-            raise ValueError(f"Unknown {kind} {one_line(repr(name))}. Choose from {', '.join(known)}.")
+            raise ValueError(f"Unknown {kind} {quoted(name)}. Choose from {', '.join(known)}.")
 
 
 def _present(names: Sequence[str] | None, present: Sequence[str], kind: str) -> None:

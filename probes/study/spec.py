@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from model.plain_words import one_line
+from model.plain_words import one_line, quoted
 from model.training.fields import refuse_unknown, typed
 from probes.estimators import known_probes
 from probes.harvest import Keep
@@ -86,7 +87,7 @@ class Study:
         _known("references", self.references or (), REFERENCES)
         missing = [name for name in self.numbers if name not in self.labels]
         if missing:
-            raise ValueError(f"numbers names {missing[0]!r}, which is not among labels. Add it there.")
+            raise ValueError(f"numbers names {quoted(missing[0])}, which is not among labels. Add it there.")
         if self.folds < 3:
             raise ValueError(f"folds must be at least 3, got {self.folds}.")
         if not 0 < self.confidence < 1:
@@ -96,7 +97,7 @@ class Study:
     def kept(self) -> Keep:
         """Which tokens are harvested."""
         if not isinstance(self.keep, Mapping):
-            raise ValueError(f"keep must be a group of fields, such as {{every: 4}}, got {self.keep!r}.")
+            raise ValueError(f"keep must be a group of fields, such as {{every: 4}}, got {quoted(self.keep)}.")
         hints = get_type_hints(Keep)
         refuse_unknown("keep", self.keep, hints)
         plain = {name: typed(f"keep.{name}", self.keep[name], hints[name]) for name in self.keep if name != "values"}
@@ -150,13 +151,13 @@ def _listed(name: str, given: Any, kind: type | None = None) -> tuple[Any, ...] 
         return None
     entries = [given] if isinstance(given, str | int) else given
     if not isinstance(entries, list | tuple):
-        raise ValueError(f"{name} must be a list, got {one_line(repr(given))}.")
+        raise ValueError(f"{name} must be a list, got {quoted(given)}.")
     for entry in entries:
         if kind is not None and (not isinstance(entry, kind) or isinstance(entry, bool)):
             hint = " YAML reads yes, no, on and off as true and false: put them in quotes." if kind is str else ""
-            raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {one_line(repr(entry))}.{hint}")
+            raise ValueError(f"{name} must be a list of {KINDS[kind]}, and holds {quoted(entry)}.{hint}")
     if wrong := [entry for entry in entries if not isinstance(entry, str | int | float)]:
-        raise ValueError(f"{name} must be a list of single values, and holds {one_line(repr(wrong[0]))}.")
+        raise ValueError(f"{name} must be a list of single values, and holds {quoted(wrong[0])}.")
     return tuple(dict.fromkeys(entries))
 
 
@@ -169,7 +170,7 @@ def _models(given: Any) -> dict[str, str]:
     if not found:
         raise ValueError("models is empty. Name at least one.")
     files = [file_name(name) + end for name in found for end in ("", RANDOM)]
-    if twice := [name for name in files if files.count(name) > 1]:
+    if twice := [name for name, times in Counter(files).items() if times > 1]:
         raise ValueError(f"models: two of them would keep what they have in {twice[0]}. Give them other names.")
     return found
 
@@ -180,10 +181,10 @@ def _found(sources: Sequence[str]) -> dict[str, str]:
     for source in sources:
         matches = sorted(glob.glob(source)) if glob.has_magic(source) else []
         if glob.has_magic(source) and not matches:
-            raise ValueError(f"models: no directory matches {source!r}. Run where it lies, or name another.")
+            raise ValueError(f"models: no directory matches {quoted(source)}. Run where it lies, or name another.")
         pairs += [(Path(match).name, match) for match in matches] or [(source, source)]
-    names = [name for name, _ in pairs]
-    return {name if names.count(name) == 1 else path: path for name, path in pairs}
+    times = Counter(name for name, _ in pairs)
+    return {name if times[name] == 1 else path: path for name, path in pairs}
 
 
 def file_name(name: str) -> str:
@@ -194,4 +195,4 @@ def file_name(name: str) -> str:
 def _known(key: str, names: tuple[str, ...], known: Mapping[str, Any]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{key} has an unknown {name!r}. Choose from {', '.join(known)}.")
+            raise ValueError(f"{key} has an unknown {quoted(name)}. Choose from {', '.join(known)}.")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.plain_words import one_line, parse_json
+from model.plain_words import parse_json, quoted
 from probes.tasks.rows import BRACKETED, TaskRow
 from probes.tasks.rules import RULES
 
@@ -47,9 +47,7 @@ def _row(line: str, where: str) -> TaskRow:
         raise ValueError(f'{where}: the row needs the texts "task_id" and "texts".')
     named = re.fullmatch(r"task(\d{1,9})", given["task_id"])
     if named is None or int(named[1]) not in RULES:
-        raise ValueError(
-            f"{where}: the task id is {one_line(repr(given['task_id']))}; task0 to task{max(RULES)} are known."
-        )
+        raise ValueError(f"{where}: the task id is {quoted(given['task_id'])}; task0 to task{max(RULES)} are known.")
     if _EMPTY_BRACKETS.search(given["texts"]):
         raise ValueError(f"{where}: a pair of brackets holds no answer. Put the answer's words between them.")
     if not BRACKETED.search(given["texts"]):

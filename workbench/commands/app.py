@@ -48,11 +48,12 @@ def command(
 
 
 def _configure(models: tuple[Path, ...], stores: tuple[Path, ...], hub: bool) -> None:
-    """Say in the environment what may be opened, where the pages read it."""
-    from workbench.access import ALLOW_HUB, MODELS, STORES
+    """Say in the environment what may be opened, where the pages read it: whole paths, as the server goes elsewhere."""
+    from workbench.access import ALLOW_HUB, MODELS, STORES, given_folders
 
     for name, folders in ((MODELS, models), (STORES, stores)):
-        if folders:
-            os.environ[name] = os.pathsep.join(str(folder.resolve()) for folder in folders)
+        whole = tuple(folder.resolve() for folder in folders) or given_folders(os.environ, name)
+        if whole:
+            os.environ[name] = os.pathsep.join(map(str, whole))
     if hub:
         os.environ[ALLOW_HUB] = "1"

@@ -16,7 +16,7 @@ from workbench.pages.compare_place import current_place, go_to, go_to_key, go_to
 from workbench.pages.compare_sides import choose_sides, side_fields
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_figure
-from workbench.pages.shared import attempt, choose_run, run_fields, workbench
+from workbench.pages.shared import attempt, choose_run, model_names, run_fields, workbench
 from workbench.pages.tables import plain, table
 from workbench.scripts import compare_script
 from workbench.session import Workbench
@@ -27,7 +27,7 @@ from workbench.views import KINDS
 
 def page() -> None:
     bench = workbench()
-    with address("compare", [*run_fields(bench, changed=False), *side_fields(bench), *PLACE_FIELDS]):
+    with address("compare", [*run_fields(bench, changed=False), *side_fields(), *PLACE_FIELDS]):
         compare(bench)
 
 
@@ -44,7 +44,7 @@ PLACE_FIELDS: list[Field] = [
 def compare(bench: Workbench) -> None:
     name, prompt, _ = choose_run(bench, changed=False)
     st.subheader("Two runs, side by side", anchor=False)
-    asked = choose_sides(name, prompt, attempt(bench.model_names))
+    asked = choose_sides(name, prompt, model_names())
     with st.spinner("Comparing ...", show_time=True):
         reading = attempt(lambda: bench.comparison(*asked))
         place, values = attempt(lambda: current_place(bench, asked, reading))

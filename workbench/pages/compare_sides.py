@@ -10,9 +10,8 @@ import streamlit as st
 from workbench.comparisons import COMPOSITIONS, Side
 from workbench.links import Field, choice_field, flag_field, text_field
 from workbench.pages.address import end
-from workbench.pages.shared import EXAMPLES, SAVED, attempt
+from workbench.pages.shared import EXAMPLES, SAVED, model_names
 from workbench.pages.tables import plain
-from workbench.session import Workbench
 
 SAME_MODEL = "the model of A"
 BUNDLED = {"demo/dcformer": "demo/transformer", "demo/transformer": "demo/dcformer"}
@@ -26,12 +25,12 @@ PRESETS = {
 }  # fmt: skip
 
 
-def side_fields(bench: Workbench) -> list[Field]:
-    """What the URL says of both sides, beside the model and prompt of A."""
+def side_fields() -> list[Field]:
+    """What the URL says of both sides, beside the model and prompt of A; to be asked for after run_fields."""
     kinds = list(COMPOSITIONS)
     return [
         choice_field("compare a mixing", kinds, "a"), text_field("compare a json", "a-json"),
-        choice_field("compare b model", [SAME_MODEL, *attempt(bench.model_names)], "b-model"),
+        choice_field("compare b model", [SAME_MODEL, *model_names()], "b-model"),
         choice_field("compare b mixing", kinds, "b", "uncomposed twin"), text_field("compare b json", "b-json"),
         flag_field("compare same prompt", "same-prompt", True), text_field("compare b prompt", "b-prompt"),
         flag_field("compare same heads", "same-heads"),

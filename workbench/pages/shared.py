@@ -101,10 +101,24 @@ SAVED = "saved changes"
 UNDER = "under"
 
 
+_NAMES = "model names of this run"
+
+
+def begin_with_model_names(bench: Workbench) -> list[str]:
+    """Every model that can be chosen, read from the folders: once a run of a page, for what its URL may say."""
+    st.session_state[_NAMES] = attempt(bench.model_names)
+    return st.session_state[_NAMES]
+
+
+def model_names() -> list[str]:
+    """The names with which this run of the page began: a second look at large folders takes as long as the first."""
+    return st.session_state[_NAMES]
+
+
 def run_fields(bench: Workbench, changed: bool = True) -> list[Field]:
     """What choose_run keeps, for the URL of a page: model, prompt, and the change in place if the page offers one."""
     fields = [
-        choice_field("model", attempt(bench.model_names)),
+        choice_field("model", begin_with_model_names(bench)),
         text_field("prompt", default=next(iter(EXAMPLES.values()))),
     ]
     return [*fields, text_field(UNDER)] if changed else fields
@@ -120,7 +134,7 @@ def choose_run(bench: Workbench, changed: bool = True) -> tuple[str, str, Captur
     """
     roomy()
     with st.sidebar:
-        name = st.selectbox("Model", attempt(bench.model_names), key="model")
+        name = st.selectbox("Model", model_names(), key="model")
         st.selectbox("Example prompt", list(EXAMPLES), key="example", on_change=_take_example, persist_state="session")
         task_row_choice(bench, name)
         prompt = st.text_area("Prompt", height=160, key="prompt", help="Ctrl + Enter runs it.")

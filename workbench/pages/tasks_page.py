@@ -17,7 +17,7 @@ from workbench.jobs import Cancelled, Job
 from workbench.links import Field, choice_field, flag_field, integer_field, list_field, text_field
 from workbench.pages.address import address, restored
 from workbench.pages.job_progress import show_job
-from workbench.pages.shared import attempt, roomy, workbench
+from workbench.pages.shared import attempt, begin_with_model_names, model_names, roomy, workbench
 from workbench.pages.task_columns import rule_choice
 from workbench.pages.task_results import show_result
 from workbench.session import Workbench
@@ -38,7 +38,7 @@ class Asked:
 def fields(bench: Workbench) -> list[Field]:
     """What the URL holds: what is scored, whether it was run, and what of it is looked at."""
     return [
-        replace(list_field("task models", options=attempt(bench.model_names), name="models"), default=list_models()),
+        replace(list_field("task models", options=begin_with_model_names(bench), name="models"), default=list_models()),
         list_field("task families", options=FAMILIES, name="families"),
         list_field("task rules", int, options=list(RULES), name="rules"),
         integer_field("task rows", "rows", 1, 1, MOST_ROWS),
@@ -99,7 +99,7 @@ def choose_request(bench: Workbench) -> TaskRequest:
     """What the controls say."""
     with st.container(border=True):
         top = st.columns([5, 4, 4])
-        models = top[0].multiselect("Models", attempt(bench.model_names), key="task models")
+        models = top[0].multiselect("Models", model_names(), key="task models")
         families = top[1].multiselect("Families", FAMILIES, key="task families", placeholder="all")
         rules = rule_choice(top[2], "Rules", families, "task rules")
         low = st.columns(5)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from workbench.serving.attempts import Attempts, client_name
@@ -54,7 +54,7 @@ class Door:
         client = client_name(request.client.host if request.client else "")
         try:
             given, following = await _form(request)
-        except (TimeoutError, ValueError):
+        except (TimeoutError, ValueError, ClientDisconnect):  # of who has gone nobody reads the answer
             return PlainTextResponse("This is not the form of the sign-in page.", 400)
         # from here to the end nothing is awaited: two requests cannot share one attempt
         if wait := self._attempts.wait(client):

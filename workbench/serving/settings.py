@@ -51,7 +51,7 @@ class Serving:
     @property
     def hosts(self) -> frozenset[str] | None:
         """Names under which the server may be called; None = any, since a password is asked for."""
-        return LOCAL_NAMES if self.password is None else None
+        return LOCAL_NAMES | {self.host} if self.password is None else None
 
     def options(self) -> dict[str, Any]:
         """Streamlit's settings. They go before its files and environment variables, so that neither can open a door."""
