@@ -13,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from workbench.all_heads import SMALL_PX
 from workbench.viewer import Labels, MapView, Panel, max_abs, standalone_html
+from workbench.viewer.encoding import SMALL_PX
 from workbench.viewer.standalone import STANDALONE_MAX_PX
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from probes import Intervention
 from probes.interventions import to_json
 from tests.browser_tools import ROOT
-from workbench.links import pack_text
+from workbench.links import PACKED, pack_text
 
 CHANGE = to_json(Intervention(layers=[1, 3], sites=["post"], branches=["query_lowrank"], mode="scale", amount=0.25))
 PROMPT = "< Rose has a wolf. >. Who has a wolf?"
+
+HALF = (
+    '{"model": "demo/dcformer", "features": ["residual@2"], "labels": ["casing"], "probes": ["ridge"], '
+    '"families": [], "rows": 2, "text": "half \\ud83d", "per_document": 45, "dynamic_share": false}'
+)
+"""A small study whose text is no text."""
+PACKED_HALF = PACKED + base64.urlsafe_b64encode(zlib.compress(b"half \xed\xa0\xbd")).decode().rstrip("=")
 
 STATES = {
     "explore": {
@@ -83,6 +93,8 @@ def test_a_link_shows_what_it_says():
         ("explore", {"at": "1.2.3"}, "4 whole numbers"),
         ("explore", {"map": "<img src=x onerror=alert(1)>"}, "one of scores, pattern"),
         ("explore", {"prompt": "~broken!"}, "damaged"),
+        ("explore", {"prompt": PACKED_HALF}, "damaged"),
+        ("probing", {"section": "run a small study", "small": HALF}, "half a character"),
         ("heads", {"threshold": "nan"}, "finite number"),
         ("heads", {"seed": "-1"}, "0 to"),
         ("virtual_heads", {"layer": "one"}, "whole number"),
@@ -100,7 +112,16 @@ def test_a_wrong_link_is_answered_in_one_sentence_and_the_page_still_works(page,
     assert not app.error
 
 
-def test_a_change_that_a_link_puts_in_place_and_nobody_can_read_is_one_error():
-    app = opened("explore", {"under": "[1, 2"})
+@pytest.mark.parametrize("change", ["[1, 2", "[" * 100_000, '[{"mode": "nonsense"}]'], ids=("cut", "deep", "unknown"))
+def test_a_change_that_a_link_puts_in_place_and_nobody_can_read_is_left_out_with_a_warning(change):
+    app = opened("explore", {"under": change, "map": "scores"})
     assert not app.exception
-    assert len(app.error) == 1
+    assert not app.error
+    assert len([one for one in app.warning if "names a change that cannot be made" in one.value]) == 1
+    assert len(app.metric) == 4
+    assert said(app).keys() == {"map", "at"}
+    app.text_area(key="prompt").set_value(PROMPT).run()  # and nothing of it is left
+    assert not app.exception
+    assert not app.error
+    assert not app.warning
+    assert len(app.metric) == 4

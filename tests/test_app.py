@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import streamlit as st
 from playwright.sync_api import Page, expect
+from plotly.offline import get_plotlyjs
 from streamlit.testing.v1 import AppTest
 
 from model import capture, load_model
 from tests.browser_tools import ROOT, serve_streamlit, settled
 from workbench.session import Workbench
+from workbench.viewer.encoding import SMALL_PX
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
@@ -183,6 +185,15 @@ def test_a_click_on_the_overview_opens_that_head(page):
 
 
 @pytest.mark.browser
+def test_a_small_map_is_as_large_as_what_is_sent_of_it_and_a_click_opens_its_head(page):
+    places = page.get_by_test_id("thumbnails").locator("button")
+    expect(places).to_have_count(8, timeout=PATIENCE)
+    assert [canvas.bounding_box()["width"] for canvas in places.locator("canvas").all()] == [SMALL_PX] * 8
+    places.nth(5).click()
+    expect(page.get_by_text(re.compile(r"Layer \d, head 5: before and after mixing"))).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.browser
 def test_tokens_choose_query_and_key(page):
     chips = page.get_by_test_id("token-strip").locator("button")
     chips.nth(7).click()
@@ -235,7 +246,10 @@ def test_the_report_draws_offline(browser, tmp_path):
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(out.as_uri())
     expect(tab.locator('[data-testid="map-viewer"][data-state="ready"]')).to_have_count(3, timeout=PATIENCE)
-    expect(tab.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.locator(".js-plotly-plot")).to_have_count(4, timeout=PATIENCE)  # a matrix and its sources, of both sites
+    for plot in tab.locator(".js-plotly-plot").all():
+        expect(plot.locator(".main-svg").first).to_be_visible(timeout=PATIENCE)
     tab.close()
+    assert out.stat().st_size < len(get_plotlyjs()) / 2  # plotly's script stands in it once, compressed
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

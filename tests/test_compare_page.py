@@ -15,6 +15,7 @@ from probes import Comparison, Intervention, MeanMixing, compare, uncomposed_twi
 from probes.interventions import from_json, to_json
 from tests.browser_tools import ROOT, serve_streamlit, settled
 from tests.compared_models import model_folder
+from workbench import comparison_views
 from workbench.pages.shared import EXAMPLES, SAVED, workbench
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
@@ -133,6 +134,18 @@ def test_the_cell_below_the_maps_is_the_librarys(models, model, kind, stage):
     found = compare(model, uncomposed_twin(), PROMPT)
     truth = [float(getattr(run, kind)(2, stage, heads=5, queries=9, keys=4)) for run in found.runs]
     assert read_cell(page) == pytest.approx(truth, abs=1e-4)
+
+
+def test_maps_are_aligned_once_a_run(models, monkeypatch):
+    aligned = []
+    align = comparison_views.aligned_maps
+    monkeypatch.setattr(comparison_views, "aligned_maps", lambda *asked: aligned.append(asked) or align(*asked))
+    page = opened(prompt=PROMPT, head="2.5")
+    assert not page.exception
+    assert len(aligned) == 1
+    page.selectbox(key="compare head").select((1, 4)).run()
+    assert not page.exception
+    assert len(aligned) == 2
 
 
 def test_heads_of_two_trainings_follow_their_partners_until_one_is_chosen(models, model):

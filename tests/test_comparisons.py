@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +188,8 @@ def windowed():
 def test_maps_are_those_of_aligned_tokens_and_absent_where_nothing_is_seen(windowed, kind, stage):
     found, reading = windowed
     maps = tuple({name: values[0] for name, values in run.maps(0, heads=2).items()} for run in found.runs)
-    view = comparison_views.pair_maps(maps, reading, kind, stage, (6, 5), None)
+    aligned = comparison_views.aligned_maps(maps, reading, kind, stage)
+    view = comparison_views.pair_maps(aligned, reading, kind, stage, (6, 5), None)
     values = [panel.values for panel in view.panels]
     assert len({panel.full_scale for panel in view.panels}) == 1
     for row, (query_a, query_b) in enumerate(found.pairs):
@@ -199,7 +201,7 @@ def test_maps_are_those_of_aligned_tokens_and_absent_where_nothing_is_seen(windo
                 if seen:
                     assert values[side][row, col] == pytest.approx(float(cell), abs=1e-6)
     np.testing.assert_allclose(values[2], values[1] - values[0])
-    part = comparison_views.pair_maps(maps, reading, kind, stage, (6, 5), ((3, 8), (1, 7)))
+    part = comparison_views.pair_maps(aligned, reading, kind, stage, (6, 5), ((3, 8), (1, 7)))
     np.testing.assert_array_equal(part.panels[2].values, values[2][3:8, 1:7])
     assert part.panels[0].full_scale == view.panels[0].full_scale
 
@@ -276,7 +278,7 @@ def test_the_loss_figure_names_its_sides(bench):
     figure = changed_tokens_figure(
         *(rows[name].to_numpy() for name in ("loss_a", "loss_b", "kl")), rows.token.tolist(), 3, ("A", "B"), named
     )
-    assert list(figure.data[0].hovertext) == named
+    assert [unescape(text) for text in figure.data[0].hovertext] == named
     assert "loss A" in figure.data[0].hovertemplate
     np.testing.assert_allclose(
         np.asarray(figure.data[0].base, float) + np.asarray(figure.data[0].y, float), rows.loss_b

@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from model import load_model
 from probes.components import decompose, participation_ratio, top_tokens
 from probes.components.contexts import GAP
+from probes.corpora.corpus import Documents
 from probes.corpora.task_rows import TaskRows
 from probes.harvest import Keep, harvest
 from probes.store import Store
@@ -243,6 +244,21 @@ def test_what_cannot_be_is_said(store, parameters, where, message):
     assert message in getattr(page, where)[0].value.replace("\\", "")
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_a_cluster_without_tokens_is_said_to_be_empty(tmp_path, model):
+    harvest(model, Documents([" Mary has an apple"] * 5), tmp_path / "store", [GATE], [], keep=Keep(every=1))
+    asked = ComponentRequest(str(tmp_path / "store"), GATE, "kmeans", 7)
+    share = read_components(asked).components.share
+    empty = int(np.flatnonzero(share == 0)[0])
+    page = opened(tmp_path / "store", feature="query_gate", method="kmeans", components="7", component=str(empty))
+    assert not page.exception
+    assert any("No token belongs to this cluster" in info.value for info in page.info)
+    page.session_state["component number"] = int(np.flatnonzero(share)[0])  # and one that has tokens lists them
+    page.run()
+    assert not page.exception
+    assert len(page.dataframe) == 2
+
+
 def test_no_store_is_one_sentence(tmp_path):
     assert "Type the folder of a store" in opened("").info[0].value
     page = opened(tmp_path / "nowhere")
@@ -272,6 +288,25 @@ def test_a_token_opens_in_explore_and_another_model_is_refused(store, model):
     assert (selection.layer, selection.query) == (3, row.context_position[0])
     tokens = model.to_tokens(app.text_area(key="prompt").value)[0]
     assert int(tokens[selection.query]) == row.token_id[0]
+
+
+def test_a_link_opens_the_token_that_was_selected(store):
+    found = {"feature": "query_part", "place": "3.post", "component": "1"}
+    top = read_components(ComponentRequest(str(store.folder), PART)).top()
+    index = int(top[top.component == 1]["index"].iloc[2])
+    page = opened(store.folder, **found)
+    assert not [button for button in page.button if button.key == "component explore"]
+    page.session_state["component token"] = index  # as a selected row does
+    page.run()
+    page.selectbox(key="component model").select("demo/transformer").run()
+    link = dict(page.query_params)
+    assert (link["token"], link["with"]) == (str(index), "demo/transformer")
+    again = opened(store.folder, **found, token=str(index), **{"with": "demo/transformer"})
+    assert again.button(key="component explore")
+    assert again.selectbox(key="component model").value == "demo/transformer"
+    wrong = opened(store.folder, **found, token="99999")
+    assert not wrong.exception
+    assert any("token=" in warning.value.replace("\\", "") for warning in wrong.warning)
 
 
 def test_tokens_of_a_model_without_a_tokenizer_are_listed(tmp_path):

@@ -25,6 +25,7 @@ from tests.checkpoint_dirs import random_model, word_tokenizer, write_neox, writ
 from workbench import loading
 from workbench.access import ALLOW_HUB, MODELS
 from workbench.generating import GenerationRequest
+from workbench.pages import generate_section
 from workbench.scripts import generation_script
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has"
@@ -257,9 +258,16 @@ def test_the_text_and_its_numbers_are_the_librarys(folder):
     assert float(numbers(page)["prompt, tokens/s"]) > 0
     assert float(numbers(page)["new, tokens/s"]) > 0
     assert "ended · float32 on cpu · attention: eager for the prompt, eager, single query for each token" in said(page)
-    assert re.search(r"memory: process \d+ MiB", said(page))
+    assert re.search(r"memory: process (\d+ MiB|\d+\.\d GiB)", said(page))  # after many tests it is more than a GiB
     position = model.to_tokens(PROMPT).shape[1] + 8
     assert page.code[1].value.startswith(f"new token 8, position {position}:")
+
+
+@pytest.mark.parametrize(("size", "words"), [(700 * 2**20, "700 MiB"), (3 * 2**29, "1.5 GiB")])
+def test_the_memory_of_the_process_is_said(folder, monkeypatch, size, words):
+    monkeypatch.setattr(generate_section, "memory_in_use", lambda device: {"process": size})
+    page = generated(loaded(opened(model="mine", prompt=PROMPT, tokens="2")))
+    assert f"memory: process {words}" in said(page)
 
 
 def test_sampling_follows_its_settings(folder):

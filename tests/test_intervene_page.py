@@ -18,7 +18,9 @@ from probes.measures import measured
 from probes.sweeps import branch_cells, edge_cells, sweep
 from tests.browser_tools import ROOT, open_browser, serve_streamlit, settled
 from workbench import views
-from workbench.pages.shared import EXAMPLES
+from workbench.model_choice import ModelChoice
+from workbench.pages.shared import EXAMPLES, workbench
+from workbench.scripts import sweep_script
 
 PROMPT = "< Mary has an apple. John has a violin. >. Who has violin?"
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test here measures speed
@@ -250,6 +252,30 @@ def test_every_grid_runs_and_is_drawn(sweeping, grid):
     run_sweep(sweeping)
     assert not sweeping.exception
     assert len(sweeping.dataframe) == 1
+
+
+def test_a_sweep_is_shown_after_its_model_was_unloaded():
+    bench = workbench()
+    load = bench.start_load(ModelChoice("demo/dcformer", "cpu", "bfloat16"))
+    load.wait(120)
+    name = load.value()
+    try:
+        page = AppTest.from_file(str(ROOT / "workbench/pages/intervene.py"), default_timeout=120).run()
+        page.selectbox(key="model").select(name).run()
+        page.session_state["section"] = "sweep"
+        page.run()
+        page.selectbox(key="sweep grid").select("position").run()
+        page.multiselect(key="sweep layers").set_value([3]).run()
+        run_sweep(page)
+        assert not page.exception
+    finally:
+        bench.unload(name)
+    page.selectbox(key="model").select("demo/dcformer").run()
+    assert not page.exception
+    assert not page.error
+    assert any("settings above have changed" in caption.value for caption in page.caption)
+    assert page.get("plotly_chart")
+    assert sweep_script(page.session_state.sweep.request).strip() in [code.value for code in page.code]
 
 
 def test_cancelling_keeps_what_is_done_and_leaves_the_next_request_working(sweeping, model):

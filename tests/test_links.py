@@ -20,9 +20,16 @@ FIELDS = [
     links.choice_field("kind", ["scores", "pattern"]),
     links.list_field("layers", int, options=range(7)),
     links.list_field("sites", options=["pre", "post"]),
+    links.list_field("models"),
     links.places_field("selection", "at", ("layer", "head", "query", "key"), Selection),
     links.window_field("window", "window"),
 ]
+
+
+def packed(data: bytes, after: bytes = b"") -> str:
+    """A link's text of any bytes, with more behind their end."""
+    return links.PACKED + base64.urlsafe_b64encode(zlib.compress(data) + after).decode().rstrip("=")
+
 
 states = st.fixed_dictionaries(
     {
@@ -33,6 +40,7 @@ states = st.fixed_dictionaries(
         "kind": st.sampled_from(["scores", "pattern"]),
         "layers": st.lists(st.integers(0, 6)),
         "sites": st.lists(st.sampled_from(["pre", "post"])),
+        "models": st.lists(st.text(st.sampled_from("ab\\, [ß"), min_size=1)),
         "selection": st.builds(Selection, *(st.integers(0, 4096),) * 4),
         "window": st.just(((0, 40), (3, 24))),
     }
@@ -44,6 +52,21 @@ def test_every_state_comes_back_from_its_url(state):
     values, refused = links.read_state(FIELDS, links.write_state(FIELDS, state))
     assert not refused
     assert {field.key: values.get(field.key, field.default) for field in FIELDS} == state
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("demo/dcformer,demo/transformer", ["demo/dcformer", "demo/transformer"]),  # as links without commas ever were
+        (r"demo/dcformer [cpu\, bfloat16],b", ["demo/dcformer [cpu, bfloat16]", "b"]),
+        (r"C:\models\mine,b", [r"C:\models\mine", "b"]),  # of an old link: before other signs it is itself
+        (r"C:\\models\\,b", ["C:\\models\\", "b"]),
+    ],
+)
+def test_names_with_commas_are_told_apart_and_old_links_still_work(said, meant):
+    field = links.list_field("models", options=meant)
+    assert field.parse(said) == meant
+    assert field.parse(field.write(meant)) == meant
 
 
 def test_what_is_at_its_default_is_not_said():
@@ -70,6 +93,10 @@ def test_what_is_at_its_default_is_not_said():
         ("prompt", "~notbase64!", "damaged"),
         ("prompt", "~AAAA", "damaged"),
         ("prompt", links.pack_text("x" * 5000)[:-8], "cut off"),
+        ("prompt", "half \ud83d", "half a character"),
+        ("prompt", packed("half \ud83d".encode("utf-8", "surrogatepass")), "damaged"),
+        ("prompt", packed(b"\xff is no UTF-8"), "damaged"),
+        ("prompt", packed(b"a text", b"and more"), "damaged"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(name, said, needed):
@@ -80,10 +107,17 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, said, needed):
     assert len(refused[0]) < 300
 
 
+@given(st.text(st.sampled_from("aß~ \ud83d\udc00"), max_size=400))
+def test_half_a_character_is_written_as_a_question_mark(text):
+    said = links.write_state(FIELDS, {"prompt": text})
+    assert links.fits(said)
+    values, refused = links.read_state(FIELDS, said)
+    assert not refused
+    assert values["prompt"] == text.encode("utf-8", "replace").decode()
+
+
 def test_a_few_kilobytes_do_not_become_a_gigabyte():
-    bomb = zlib.compress(b"a" * (64 << 20), level=9)
-    said = links.PACKED + base64.urlsafe_b64encode(bomb).decode().rstrip("=")
-    _, refused = links.read_state(FIELDS, {"prompt": said})
+    _, refused = links.read_state(FIELDS, {"prompt": packed(b"a" * (64 << 20))})
     assert "1,048,576 characters" in refused[0]
 
 

@@ -56,6 +56,15 @@ def study_in(folder: Path | str) -> AppTest:
     return page.text_input(key="study folder").set_value(str(folder)).run()
 
 
+def linked(parameters: dict[str, str]) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "workbench/pages/probing.py"), default_timeout=120)
+    for name, value in parameters.items():
+        page.query_params[name] = value
+    page.run()
+    assert not page.exception
+    return page
+
+
 def plain_text(page: AppTest) -> str:
     """All that stands in Markdown on the page, without its escapes."""
     return unescaped("\n".join(text.value for text in page.markdown))
@@ -101,6 +110,28 @@ def test_every_figure_and_table_of_a_study_can_be_looked_at(finished):
     page.run()
     truth = read_results(finished)[1]["dynamic_share"]
     pd.testing.assert_frame_equal(page.dataframe[0].value, truth, check_dtype=False)
+    link = dict(page.query_params)
+    assert (link["figures"], link["table"]) == (chooser.options[-1], "dynamic_share")
+    again = linked(link)
+    assert again.selectbox(key="study figures of").value == chooser.options[-1]
+    pd.testing.assert_frame_equal(again.dataframe[0].value, truth, check_dtype=False)
+    wrong = linked(link | {"table": "none", "figures": "none"})
+    assert wrong.selectbox(key="study figures of").value == chooser.options[0]
+    assert len(wrong.dataframe[0].value) == len(read_results(finished)[1]["probing"])
+
+
+def test_a_link_says_what_is_looked_at_of_a_small_study(form):
+    form.checkbox(key="small shares").set_value(True)
+    form.multiselect(key="small features demo/dcformer").set_value(["query_part@3.post"])
+    small_but_features(form)
+    page = finish(form)
+    title = page.selectbox(key="small figures of").options[-1]
+    page.selectbox(key="small figures of").set_value(title).run()
+    page.session_state["small table of"] = "dynamic_share"
+    page.run()
+    assert not page.exception
+    assert page.query_params["small-figures"] == title
+    assert page.query_params["small-table"] == "dynamic_share"
 
 
 def test_a_study_that_was_run_again_is_read_again(finished, tmp_path):
@@ -205,8 +236,12 @@ def form() -> AppTest:
 
 def small(form: AppTest) -> AppTest:
     """Ask for so little that it takes seconds."""
-    form.multiselect(key="small families").set_value(["antonym"])
     form.multiselect(key="small features demo/dcformer").set_value(["query_gate@3.post"])
+    return small_but_features(form)
+
+
+def small_but_features(form: AppTest) -> AppTest:
+    form.multiselect(key="small families").set_value(["antonym"])
     form.multiselect(key="small labels in-context task rows").set_value(["token_class"])
     form.multiselect(key="small probes").set_value(["ridge"])
     form.number_input(key="small kept").set_value(15)

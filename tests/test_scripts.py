@@ -17,8 +17,10 @@ from tests.browser_tools import ROOT
 from workbench import views
 from workbench.head_tables import RandomTokens
 from workbench.lines import read_line
-from workbench.scripts import explore_script, heads_script, intervene_script, virtual_heads_script
+from workbench.scripts import explore_script, heads_script, intervene_script, sweep_script, virtual_heads_script
 from workbench.session import Workbench
+from workbench.sweeping import SweepRequest
+from workbench.task_rows import RowName, pair_of
 
 MODEL = "demo/dcformer"
 PROMPT = '< Mary has an "apple". John\'s violin \\ \n>. Who has'
@@ -71,6 +73,36 @@ def test_virtual_heads(bench):
     for one, total in found["sums"].items():
         assert total == pytest.approx(truth.sum_of_pieces(int(one)), abs=1e-4)
     np.testing.assert_allclose(found["mixing"], run.mixing(layer).row(query)[:, source, target], atol=1e-6)
+
+
+PAIR = RowName(12, line=5)
+SWEEPS = {
+    "branches, estimated": {"grid": "branch", "measure": "loss", "layers": (1, 3), "estimate": True},
+    "edges of one site": {"grid": "edge", "measure": "kl", "layers": (2,), "sites": ("pre",),
+                          "change": (("mode", "scale"), ("amount", 0.25))},
+    "heads, frozen": {"grid": "head", "measure": "loss", "layers": (0,), "change": (("mode", "mean"),),
+                      "corpus": (PROMPT, "Rose has a wolf.")},
+    "all positions": {"grid": "position", "measure": "loss", "layers": (3,), "sites": ("post",),
+                      "change": (("mode", "random"), ("seed", 5))},
+    "some positions": {"grid": "position", "measure": "kl", "layers": (1,), "positions": (2, 7)},
+    "task rows": {"grid": "branch", "measure": "accuracy", "layers": (3,), "rows": 3, "seed": 4},
+    "a pair": {"grid": "branch", "measure": "logit_difference", "layers": (2,), "pair": str(PAIR)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SWEEPS))
+def test_sweep(bench, tmp_path, name):
+    asked = {"prompt": PROMPT} | SWEEPS[name]
+    if "pair" in asked:
+        rows = pair_of(PAIR, bench.model(MODEL).tokenizer)
+        change = (("mode", "patch"), ("prompt", rows.corrupted.plain_text))
+        asked |= {"prompt": rows.clean.plain_text, "change": change}
+    request = SweepRequest(MODEL, **asked)
+    job = bench.start_sweep(request, tmp_path / "kept.jsonl")
+    job.wait(120)
+    shown = job.value().table
+    found = pd.DataFrame(printed(sweep_script(request))["table"])
+    pd.testing.assert_frame_equal(found, shown.reset_index(drop=True), check_dtype=False, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

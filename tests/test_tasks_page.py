@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from model import load_model
 from probes.tasks import compare_scores, generate, score
 from tests.browser_tools import ROOT, serve_streamlit, settled
-from workbench import session, task_runs
+from workbench import session, task_rows, task_runs
 from workbench.cli import main
 from workbench.scripts import tasks_script
 from workbench.session import Workbench
@@ -277,6 +277,38 @@ def test_rows_are_scored_once_for_each_model(monkeypatch):
     one.wait(120)
     assert len(calls) == 2
     assert one.value().scores[NAMES[1]] is first.value().scores[NAMES[1]] is second.value().scores[NAMES[1]]
+
+
+def test_a_row_is_made_once_however_often_it_is_shown(monkeypatch):
+    made = []
+    monkeypatch.setattr(task_rows, "generate", lambda *asked, **more: made.append(asked) or generate(*asked, **more))
+    page = AppTest.from_file(str(ROOT / "workbench/pages/explore.py"), default_timeout=120)
+    page.session_state["sidebar index"] = 4321
+    page.run()
+    page.run()
+    assert not page.exception
+    assert [asked[-1] for asked in made] == [4321]
+    assert page.sidebar.code[0].value == RowName(0, 4321).row().lines[page.selectbox(key="sidebar line").value]
+
+
+def test_tables_of_a_result_are_made_once_for_each_grouping(monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        task_runs, "compare_scores", lambda *asked: compared.append(asked[-1]) or compare_scores(*asked)
+    )
+    page = finished(opened(**SMALL))
+    page.run()
+    page.session_state["task by"] = "rule"
+    page.run()
+    page.session_state["task by"] = "family"
+    page.run()
+    assert not page.exception
+    assert compared == ["family", "rule"]
+    result = page.session_state["task run"].job.value()
+    shown, again = result.accuracy("rule"), result.accuracy("rule")
+    shown["exact_match"] = -1.0  # what is done to a table is not done to the next one
+    assert (again.exact_match >= 0).all()
+    assert (result.accuracy("rule").exact_match >= 0).all()
 
 
 def test_a_request_is_checked_by_one_row_and_refused_as_its_rows_would_be(monkeypatch):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
 
+from tests.browser_tools import ROOT
+from workbench.pages import shared
 from workbench.turns import Turn, telling
+from workbench.views import Selection
 
 PATIENCE = 20
 
@@ -120,3 +125,71 @@ def test_a_line_has_an_end_and_who_is_turned_away_leaves_it_as_it_was(monkeypatc
     assert served == [1, 1, 1]
     with turn:  # and it takes in again
         assert len(turn) == 1
+
+
+# -- on the pages ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench():
+    """A workbench that holds no answers yet, the same that the pages get."""
+    st.cache_resource.clear()
+    yield shared.workbench()
+    st.cache_resource.clear()
+
+
+def opened(page: str, **said: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / f"workbench/pages/{page}.py"), default_timeout=120)
+    for name, value in said.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+PAGES = [
+    ("explore", "maps"),
+    ("intervene", "maps"),
+    ("compare", "maps"),
+    ("virtual_heads", "heads"),
+    ("heads", "heads"),
+]
+
+
+@pytest.mark.parametrize(("page", "work"), PAGES)
+def test_a_page_says_that_the_line_is_full_and_works_once_it_is_not(bench, monkeypatch, page, work):
+    monkeypatch.setattr("workbench.turns.MOST_WAITING", 0)
+    with bench._turn((work, "demo/dcformer")):
+        app = opened(page, at="2.5.9.3") if page == "explore" else opened(page)
+        assert not app.exception
+        assert [one.value for one in app.error] == [
+            "0 requests wait for this model already\\. Try again in a minute\\."
+        ]
+    app.run()
+    assert not app.exception
+    assert not app.error
+    if page == "explore":  # and what the link said is not forgotten
+        assert app.session_state.selection == Selection(2, 5, 9, 3)
+
+
+@pytest.mark.parametrize(("page", "work"), PAGES)
+def test_a_page_that_waits_says_how_many_come_first(bench, monkeypatch, page, work):
+    told, held, first = [], threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with bench._turn((work, "demo/dcformer")):
+            held.set()
+            first.wait(PATIENCE * 6)
+
+    def show(line: object, before: int) -> None:
+        told.append(before)
+        first.set()
+
+    monkeypatch.setattr(shared._Line, "show", show)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(PATIENCE)
+    app = opened(page)
+    first.set()
+    thread.join(PATIENCE)
+    assert not app.exception
+    assert told[0] == 1
+    assert told[-1] == 0

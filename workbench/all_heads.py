@@ -10,11 +10,10 @@ import torch
 from model import Capture
 from model.functional import visible
 from workbench.viewer import Labels, MapView, Panel, max_abs, reduce_map
+from workbench.viewer.encoding import SMALL_PX, block_edges, peak
 from workbench.views import UNITS
 
 STAGES = ("raw", "composed", "difference")
-SMALL_PX = 96
-"""Rows and columns of a small map."""
 ROWS_AT_ONCE = 64
 
 
@@ -26,12 +25,12 @@ def small_maps(run: Capture, layer: int, kind: str, stage: str) -> np.ndarray:
     Args:
         kind: "scores" or "pattern". stage: of STAGES; "difference" = composed - raw.
     """
-    edges = np.arange(min(len(run), SMALL_PX) + 1) * len(run) // min(len(run), SMALL_PX)
+    edges = block_edges(len(run), min(len(run), SMALL_PX))
     rows = []
     for start in range(0, len(edges) - 1, _blocks_at_once(edges)):
         some = edges[start : start + _blocks_at_once(edges) + 1]
         values_NTS = _values(run, layer, kind, stage, slice(int(some[0]), int(some[-1])))
-        rows += [_peak(values_NTS[:, a - some[0] : b - some[0]]) for a, b in pairwise(some)]
+        rows += [peak(values_NTS[:, a - some[0] : b - some[0]], axis=1) for a, b in pairwise(some)]
     return np.stack([reduce_map(head, SMALL_PX) for head in np.stack(rows, axis=1)])
 
 
@@ -56,9 +55,3 @@ def _values(run: Capture, layer: int, kind: str, stage: str, queries: slice) -> 
     at = torch.arange(len(run))
     seen = visible(at[queries], at, run.cfg.keys_visible_in(layer))
     return values.masked_fill(~seen, torch.nan).numpy()
-
-
-def _peak(values_NTS: np.ndarray) -> np.ndarray:
-    """The value of largest magnitude of each column, [head, key]; nan where there is none."""
-    highest, lowest = np.fmax.reduce(values_NTS, axis=1), np.fmin.reduce(values_NTS, axis=1)
-    return np.where(highest >= -lowest, highest, lowest)  # type: ignore[return-value]

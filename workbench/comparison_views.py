@@ -17,6 +17,8 @@ from workbench.views import UNITS
 
 Maps = Mapping[str, Tensor]
 """Of one head, as Workbench.maps gives them."""
+Aligned = tuple[np.ndarray, np.ndarray]
+"""One map of each side over aligned tokens, as aligned_maps gives them."""
 
 
 def pair_overview(reading: Reading, place: PlaceReading, position: int, selected: Cell | None) -> MapView:
@@ -41,16 +43,14 @@ def pair_overview(reading: Reading, place: PlaceReading, position: int, selected
 
 
 def pair_maps(
-    maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: str, selected: Cell | None, window: Window | None
+    values: Aligned, reading: Reading, kind: str, stage: str, selected: Cell | None, window: Window | None
 ) -> MapView:
     """The two heads' maps over aligned tokens and their difference, on one scale centred on 0.
 
     Args:
-        maps: each side's four maps, as Workbench.maps gives them. kind: "scores" or "pattern". stage: "raw" or
-            "composed".
+        values: the two maps. kind, stage: which these are: "scores" or "pattern", "raw" or "composed".
         selected, window: in aligned pairs, (query, key); window None = all of it.
     """
-    values = aligned_maps(maps, reading, kind, stage)
     triple = {"A": values[0], "B": values[1], "B - A": values[1] - values[0]}
     scale = max_abs(*triple.values())
     size = (len(reading.pairs),) * 2
@@ -66,7 +66,7 @@ def pair_maps(
     )  # fmt: skip
 
 
-def aligned_maps(maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
+def aligned_maps(maps: tuple[Maps, Maps], reading: Reading, kind: str, stage: str) -> Aligned:
     """One map of each side over aligned tokens, [pair, pair]; nan where the query does not see the key."""
     found = []
     for side, of_head in enumerate(maps):
@@ -102,14 +102,14 @@ def strongest(a: np.ndarray, b: np.ndarray) -> Cell | None:
     return row, col
 
 
-def strongest_key(values: tuple[np.ndarray, np.ndarray], query: int) -> int:
+def strongest_key(values: Aligned, query: int) -> int:
     """The key, as an aligned pair, that is strongest in the rows of a query; itself where it sees nothing."""
     a, b = (of_side[query : query + 1] for of_side in values)
     found = strongest(a, b)
     return query if found is None else found[1]
 
 
-def snap(values: tuple[np.ndarray, np.ndarray], cell: Cell, window: Window | None) -> Cell:
+def snap(values: Aligned, cell: Cell, window: Window | None) -> Cell:
     """The cell that a click means: in a reduced map the strongest one under the drawn pixel.
 
     Args:

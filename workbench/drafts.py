@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from model.plain_words import parse_json
 from probes.interventions import Change, Intervention, from_json
 from probes.mean_mixing import MeanMixing
 
@@ -81,8 +81,8 @@ def loaded(text: str) -> Change:
 def _objects(text: str) -> list[dict[str, Any]]:
     """The objects of a JSON list; [] where it is no such list, which from_json then says."""
     try:
-        listed = json.loads(text)
-    except json.JSONDecodeError:
+        listed = parse_json(text)
+    except ValueError:
         return []
     return [part for part in listed if isinstance(part, dict)] if isinstance(listed, list) else []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,16 +79,28 @@ def choice_field(key: str, options: Sequence[str], name: str | None = None, defa
 def list_field(
     key: str, kind: type[int] | type[str] = str, name: str | None = None, options: Sequence[Any] | None = None
 ) -> Field:
-    """Several whole numbers or texts without commas, of `options` if these are given; at first none."""
+    """Several whole numbers, or texts that are not empty, of `options` if these are given; at first none.
+
+    Commas stand between them; a comma or backslash of a text has a backslash before it.
+    """
 
     def parse(text: str) -> list[Any]:
-        found: list[Any] = [_integer(part) if kind is int else part for part in text.split(",")] if text else []
+        found: list[Any] = [_integer(part) if kind is int else part for part in _parts(text)]
         for item in found:
             if options is not None and item not in options:
                 raise Unreadable(f"{_short(item)} is none of {_listed(options)}")
         return found
 
-    return Field(key, _named(key, name), parse, lambda items: ",".join(map(str, items)), [])
+    return Field(key, _named(key, name), parse, _join, [])
+
+
+def _join(items: Sequence[Any]) -> str:
+    return ",".join(re.sub(r"([\\,])", r"\\\1", str(item)) for item in items)
+
+
+def _parts(text: str) -> list[str]:
+    found = re.findall(r"(?:^|,)((?:\\[\\,]|[^,])*)", text) if text else []
+    return [re.sub(r"\\([\\,])", r"\1", part) for part in found]
 
 
 def places_field(key: str, name: str, parts: Sequence[str], build: Callable[..., Any] | None = None) -> Field:
@@ -153,10 +166,11 @@ def fits(parameters: Mapping[str, str]) -> bool:
 
 
 def pack_text(text: str) -> str:
-    """A text for a URL: as it is, or compressed behind PACKED."""
+    """A text for a URL: as it is, or compressed behind PACKED. Half a character (a lone surrogate) becomes "?"."""
+    text = text.encode("utf-8", "replace").decode()
     if len(text) <= PLAIN_CHARACTERS and not text.startswith(PACKED):
         return text
-    packed = zlib.compress(text.encode("utf-8", "surrogatepass"), level=9)
+    packed = zlib.compress(text.encode(), level=9)
     return PACKED + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
@@ -164,24 +178,33 @@ def unpack_text(packed: str) -> str:
     """What pack_text was given.
 
     Raises:
-        Unreadable: damaged, or longer than MAX_CHARACTERS.
+        Unreadable: damaged, longer than MAX_CHARACTERS, or with half a character in it, which no widget takes.
     """
     if not packed.startswith(PACKED):
         return _bounded_text(packed)
     try:
         data = base64.b64decode(packed[1:] + "=" * (-(len(packed) - 1) % 4), altchars=b"-_", validate=True)
         reader = zlib.decompressobj()
-        text = reader.decompress(data, 4 * MAX_CHARACTERS + 1).decode("utf-8", "surrogatepass")
+        text = reader.decompress(data, 4 * MAX_CHARACTERS + 1).decode()
     except (binascii.Error, zlib.error, UnicodeDecodeError, ValueError) as error:
         raise Unreadable("that packed text is damaged; copy the whole link again") from error
+    if reader.unused_data:
+        raise Unreadable("that packed text is damaged; copy the whole link again")
     if not reader.eof and len(text) <= MAX_CHARACTERS:
         raise Unreadable("that packed text is cut off; copy the whole link again")
     return _bounded_text(text)
 
 
+def is_whole(text: str) -> bool:
+    """Is every character whole? A lone surrogate is a half, which no file, URL or widget takes."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def _bounded_text(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"a text may have {MAX_CHARACTERS:,} characters; load a longer one from a file")
+    if not is_whole(text):
+        raise Unreadable("that text holds half a character; copy the whole link again")
     return text
 
 

@@ -15,6 +15,7 @@ from model import Capture
 from model.whole_files import write_whole
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
+from workbench.inline_plotly import figure_json, plotly_script
 from workbench.viewer import fragment_html, script_html
 from workbench.viewer.view import visible_token
 from workbench.views import Selection
@@ -36,10 +37,10 @@ def html_report(run: Capture, selection: Selection, model_name: str, decode: Dec
             (kind, views.MEANINGS[kind], Markup(fragment_html(views.head_maps(maps, run, selection, kind))))
             for kind in views.KINDS
         ],
-        cells=[_cell(run, selection, kind, first=kind == "scores") for kind in views.KINDS],
+        cells=[_cell(run, selection, kind) for kind in views.KINDS],
         row_sum=views.read_cell(run, selection, "pattern").row_sum,
         predictions=[(visible_token(t), p) for t, p in views.next_tokens(run, selection.query, decode)],
-        viewer_script=Markup(script_html()),
+        viewer_script=Markup(script_html()), plotly=plotly_script(),
     )  # fmt: skip
 
 
@@ -84,18 +85,13 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
-def _cell(run: Capture, selection: Selection, kind: str, first: bool) -> dict[str, Any]:
+def _cell(run: Capture, selection: Selection, kind: str) -> dict[str, Any]:
     cell = views.read_cell(run, selection, kind)
     figures = {
         "matrix": mixing_matrix_figure(cell.matrix, cell.branches, selection.head),
         "sources": source_heads_figure(cell.parts, selection.head, views.UNITS[kind]),
     }
-    drawn = {
-        # plotly's script once, inside the file: a report is read offline
-        name: Markup(figure.to_html(full_html=False, include_plotlyjs=first and name == "matrix"))
-        for name, figure in figures.items()
-    }
-    return drawn | {
+    return {name: figure_json(figure) for name, figure in figures.items()} | {
         "kind": kind, "site": views.KINDS[kind], "raw": cell.raw[selection.head],
         "composed": cell.composed[selection.head], "composed_error": cell.composed_error,
         "branch_error": cell.branch_error,

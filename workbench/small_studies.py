@@ -18,6 +18,7 @@ from probes.study import Study
 from probes.study.cells import place
 from probes.study.run import is_finished
 from probes.tasks import RULES
+from workbench.links import is_whole
 
 PASTED = "pasted.txt"
 TASK_LABELS = ("task_role", "task_family", "task_form")
@@ -82,6 +83,8 @@ class SmallStudy:
                 raise ValueError(f"{name} may be {low} to {high}.")
         if type(self.dynamic_share) is not bool or not isinstance(self.text, str | None):
             raise ValueError("its text or its dynamic_share is of another kind.")
+        if not is_whole(self.text or ""):
+            raise ValueError("its text holds half a character. Copy the whole link again.")
 
     @property
     def rules(self) -> list[int]:

@@ -78,13 +78,18 @@ class SweepRequest:
         make = {"branch": branch_cells, "edge": edge_cells, "head": head_cells}[self.grid]
         return make(cfg, **where, **change)
 
+    @property
+    def rows_of_a_rule(self) -> int:
+        """How many are generated of each rule, so that there are enough of all."""
+        return -(-self.rows // len(RULES))
+
     def examples(self, model: HookedDCFormer) -> list[Example]:
         """The prompt, or the answer of a pair, or task rows, evenly from all rules."""
         if self.pair:
             return [pair_example(model, RowName.read(self.pair))]
         if not self.rows:
             return text_examples(model, [self.prompt])
-        made = generate(None, -(-self.rows // len(RULES)), self.seed, "held_out")
+        made = generate(None, self.rows_of_a_rule, self.seed, "held_out")
         return task_examples(model, [made[number * len(made) // self.rows] for number in range(self.rows)])
 
 

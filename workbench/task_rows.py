@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from model import HookedDCFormer
@@ -11,6 +12,7 @@ from probes.examples import Example, task_examples
 from probes.tasks import TaskRow, corrupted, generate
 from probes.tasks.generator import DEMONSTRATIONS, LINES
 
+ROWS_KEPT = 256
 _NAME = re.compile(r"(\d{1,3})\.(\d{1,9})\.(\d{1,10})\.(train|held_out)\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
 
@@ -57,8 +59,14 @@ class RowName:
         """
         if not 0 <= self.line < self.lines:
             raise ValueError(f"Line {self.line} of a row of {self.lines} lines does not exist. Choose one from 0.")
-        options = {"lines": self.lines, "demonstrations": self.demonstrations}
-        return generate([self.task_id], 1, self.seed, self.split, self.index, **options)[0]
+        return _generated(self)
+
+
+@lru_cache(ROWS_KEPT)
+def _generated(name: RowName) -> TaskRow:
+    # every page with a sidebar shows one at every click, and making it takes milliseconds
+    options = {"lines": name.lines, "demonstrations": name.demonstrations}
+    return generate([name.task_id], 1, name.seed, name.split, name.index, **options)[0]
 
 
 def prompt_before(row: TaskRow, line: int, tokenizer: Any) -> str:

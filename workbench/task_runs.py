@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -110,14 +110,24 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What was asked for, the rows, and the scores of each model."""
+    """What was asked for, the rows, and the scores of each model. Tables are made once: a page shows them again at
+    every click, and intervals over thousands of resamples take a second."""
 
     request: TaskRequest
     rows: list[TaskRow]
     scores: Mapping[str, TaskScores]
+    _kept: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _once(self, table: str, by: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        if (table, by) not in self._kept:
+            self._kept[table, by] = build()
+        return self._kept[table, by].copy()
 
     def accuracy(self, by: str = "family") -> pd.DataFrame:
         """A row for each group (and "overall") and model: columns group, model, then those of TaskScores.by."""
+        return self._once("accuracy", by, lambda: self._accuracy(by))
+
+    def _accuracy(self, by: str) -> pd.DataFrame:
         tables = [
             scores.by(by).rename_axis("group").reset_index().assign(model=name) for name, scores in self.scores.items()
         ]
@@ -127,6 +137,9 @@ class TaskResult:
 
     def differences(self, by: str = "family") -> pd.DataFrame:
         """The first model minus each other one: columns group, against, then those of compare_scores; empty for one."""
+        return self._once("differences", by, lambda: self._differences(by))
+
+    def _differences(self, by: str) -> pd.DataFrame:
         first, *others = self.scores
         tables = [
             compare_scores(self.scores[first], self.scores[other], by)
@@ -144,6 +157,9 @@ class TaskResult:
     def answers(self) -> pd.DataFrame:
         """A row for each answer; columns row (its number), task_id, family, line, question, answer, foil, of each model
         "model: gave" and "model: right", and of each "model: P(answer)" and "model: P(foil)" (of the first tokens)."""
+        return self._once("answers", "", self._answers)
+
+    def _answers(self) -> pd.DataFrame:
         first = next(iter(self.scores.values())).answers
         found = pd.DataFrame(
             {

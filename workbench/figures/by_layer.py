@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 LOOKS = {
     "raw": ("circle-open", "#7a7a7a"), "composed": ("diamond", "#d95f02"),
@@ -64,7 +64,7 @@ def _lines(table: pd.DataFrame, series: str, panel: LayerPanel, axis: str, legen
             "type": "scatter", "mode": "lines+markers", "name": name, "legendgroup": name, "showlegend": legend,
             "x": rows["layer"].to_numpy(), "y": rows[panel.column].to_numpy(float), "xaxis": f"x{axis}",
             "yaxis": f"y{axis}", "line": {"width": 1.2, "color": colour}, "marker": {"symbol": symbol, "size": 8},
-            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.4f}} {panel.unit}<extra></extra>",
+            "hovertemplate": f"layer %{{x}}, {name}: %{{y:.4f}} {as_typed(panel.unit)}<extra></extra>",
         })  # fmt: skip
     return traces
 
@@ -90,7 +90,8 @@ def _axes(axis: str, x: tuple[float, float], y: tuple[float, float], layers: np.
 
 
 def _title(text: str, x: tuple[float, float], y: tuple[float, float], width: int) -> Mapping[str, Any]:
-    return {"text": "<br>".join(textwrap.wrap(text, width)), "x": x[0], "y": y[1], "xref": "paper", "yref": "paper",
+    lines = "<br>".join(map(as_typed, textwrap.wrap(text, width)))
+    return {"text": lines, "x": x[0], "y": y[1], "xref": "paper", "yref": "paper",
             "xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False,
             "font": {"size": 13}}  # fmt: skip
 

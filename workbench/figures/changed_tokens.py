@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import NEGATIVE, POSITIVE, finish
+from workbench.figures.style import NEGATIVE, POSITIVE, as_typed, finish
 
 NEUTRAL = "#8a8a8a"
 NAMED_UP_TO = 64
@@ -31,7 +31,7 @@ def changed_tokens_figure(
     places = np.arange(len(tokens))
     change = loss_changed - loss_intact
     about = np.stack([loss_intact, loss_changed, change, kl], axis=1)
-    hover = list(places_named or named_places(tokens))
+    hover = list(map(as_typed, places_named or named_places(tokens)))
     traces = [
         {"type": "bar", "x": places, "y": change, "base": loss_intact, "customdata": about, "hovertext": hover,
          "marker": {"color": np.where(change < 0, NEGATIVE, POSITIVE)}, "yaxis": "y2",
@@ -52,8 +52,9 @@ def named_places(tokens: Sequence[str]) -> list[str]:
 
 
 def _loss_text(names: tuple[str, str]) -> str:
+    intact, changed = map(as_typed, names)
     return (
-        f"%{{hovertext}}<br>loss {names[0]} %{{customdata[0]:.4f}}, {names[1]} %{{customdata[1]:.4f}}"
+        f"%{{hovertext}}<br>loss {intact} %{{customdata[0]:.4f}}, {changed} %{{customdata[1]:.4f}}"
         "<br>change %{customdata[2]:+.4f} nats<extra></extra>"
     )
 
@@ -64,7 +65,7 @@ _KL = "%{hovertext}<br>KL %{customdata[3]:.4f} nats<extra></extra>"
 def _layout(tokens: Sequence[str], position: int) -> dict[str, Any]:
     ticks: dict[str, Any] = {"anchor": "y", "showgrid": False, "zeroline": False, "range": [-0.6, len(tokens) - 0.4]}
     if len(tokens) <= NAMED_UP_TO:
-        ticks |= {"tickmode": "array", "tickvals": list(range(len(tokens))), "ticktext": list(tokens),
+        ticks |= {"tickmode": "array", "tickvals": list(range(len(tokens))), "ticktext": list(map(as_typed, tokens)),
                   "tickangle": -90, "tickfont": {"size": 10}}  # fmt: skip
     line = {"gridcolor": "rgba(128,128,128,0.2)", "zerolinecolor": "rgba(128,128,128,0.6)", "rangemode": "tozero"}
     return {

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from workbench.figures.style import NEGATIVE, POSITIVE, finish
+from workbench.figures.style import NEGATIVE, POSITIVE, as_typed, finish
 
 BINS = 60
 
@@ -29,6 +29,6 @@ def component_scores_figure(scores: NDArray[np.float64], unit: str) -> go.Figure
     finish(figure, 260)
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
     return figure.update_layout(
-        xaxis=grid | {"title": {"text": f"score, {unit}", "standoff": 6}},
+        xaxis=grid | {"title": {"text": f"score, {as_typed(unit)}", "standoff": 6}},
         yaxis=grid | {"title": "tokens", "type": "log", "dtick": 1}, bargap=0, margin_t=16,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import DIVERGING, finish
+from workbench.figures.style import DIVERGING, as_typed, finish
 
 ON_A_LINE = 4
 """Panels that stand side by side."""
@@ -39,7 +39,7 @@ def head_matrices_figure(
         named = (number % ON_A_LINE == 0, number >= len(panels) - ON_A_LINE)
         layout |= _axes(axis, x, y, values.shape, named, sums)
         layout["annotations"].append(
-            {"text": title, "x": sum(x) / 2, "y": y[1], "xref": "paper", "yref": "paper", "xanchor": "center",
+            {"text": as_typed(title), "x": sum(x) / 2, "y": y[1], "xref": "paper", "yref": "paper", "xanchor": "center",
              "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
         )  # fmt: skip
     layout["shapes"] = [] if marked is None else [_frame(*marked)]
@@ -53,7 +53,7 @@ def _with_sums(values: np.ndarray) -> np.ndarray:
 
 def _start(scale: float, unit: str, right: float) -> dict[str, Any]:
     """right: where the panels end."""
-    bar = {"thickness": 12, "x": right + 0.01, "xanchor": "left", "title": {"text": unit, "side": "right"}}
+    bar = {"thickness": 12, "x": right + 0.01, "xanchor": "left", "title": {"text": as_typed(unit), "side": "right"}}
     return {"annotations": [], "coloraxis": {"cmin": -scale, "cmax": scale, "colorscale": DIVERGING, "colorbar": bar}}
 
 
@@ -73,7 +73,7 @@ def _heatmap(values: np.ndarray, axis: str, unit: str, sums: bool) -> dict[str, 
     return {
         "type": "heatmap", "z": values, "text": np.array(named), "coloraxis": "coloraxis", "xgap": 1, "ygap": 1,
         "xaxis": f"x{axis}", "yaxis": f"y{axis}", "hoverongaps": False,
-        "hovertemplate": f"%{{text}}: %{{z:+.4f}} {unit}<extra></extra>",
+        "hovertemplate": f"%{{text}}: %{{z:+.4f}} {as_typed(unit)}<extra></extra>",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 STAGES = {"raw": ("circle-open", "#7a7a7a"), "composed": ("diamond", "#d95f02")}
 """Symbol and colour of each stage."""
@@ -37,7 +37,8 @@ def head_scatter_figure(
     traces += [_points(shown[shown.stage == stage], stage, (x, y), scales, chosen) for stage in STAGES]
     axes = [scale.axis(shown[name].to_numpy(float)) for scale, name in zip(scales, (x, y), strict=True)]
     layout = {
-        "xaxis": axes[0] | {"title": {"text": titles[0]}}, "yaxis": axes[1] | {"title": {"text": titles[1]}},
+        "xaxis": axes[0] | {"title": {"text": as_typed(titles[0])}},
+        "yaxis": axes[1] | {"title": {"text": as_typed(titles[1])}},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, "hovermode": "closest",
         "dragmode": "pan",
     }  # fmt: skip

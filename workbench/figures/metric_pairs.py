@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.head_scatter import STAGES, Scale
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 FAINT = 0.4
 
@@ -29,7 +29,8 @@ def metric_pairs_figure(table: pd.DataFrame, unit: str, chosen: tuple[int, int] 
     axis = scale.axis(values.ravel())
     traces = [_points(shown[shown["stage"] == stage], stage, scale, chosen) for stage in STAGES]
     layout = {
-        "xaxis": axis | {"title": {"text": f"A ({unit})"}}, "yaxis": axis | {"title": {"text": f"B ({unit})"}},
+        "xaxis": axis | {"title": {"text": f"A ({as_typed(unit)})"}},
+        "yaxis": axis | {"title": {"text": f"B ({as_typed(unit)})"}},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, "hovermode": "closest",
         "dragmode": "pan", "shapes": [_equal(scale.place(values))] if len(values) else [],
     }  # fmt: skip

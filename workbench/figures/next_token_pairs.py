@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 SIDES = {"A": ("circle-open", "#7a7a7a"), "B": ("diamond", "#d95f02")}
 """Symbol and colour of each run."""
@@ -21,11 +21,11 @@ def next_token_pairs_figure(tokens: Sequence[str], p_a: np.ndarray, p_b: np.ndar
     Args:
         tokens: as they are to be shown; equal ones keep rows of their own. p_a, p_b: probabilities; nan is left out.
     """
-    rows = np.arange(len(tokens))
+    rows, names = np.arange(len(tokens)), list(map(as_typed, tokens))
     traces: list[dict[str, Any]] = [_joins(rows, p_a, p_b)]
     for (name, (symbol, colour)), values in zip(SIDES.items(), (p_a, p_b), strict=True):
         traces.append({
-            "type": "scatter", "mode": "markers", "name": name, "x": values, "y": rows, "text": np.array(tokens),
+            "type": "scatter", "mode": "markers", "name": name, "x": values, "y": rows, "text": np.array(names),
             "cliponaxis": False,
             "hovertemplate": f"%{{text}}<br>{name}: %{{x:.4f}}<extra></extra>",
             "marker": {"symbol": symbol, "color": colour, "size": 10},
@@ -33,7 +33,7 @@ def next_token_pairs_figure(tokens: Sequence[str], p_a: np.ndarray, p_b: np.ndar
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zerolinecolor": "rgba(128,128,128,0.6)"}
     layout = {
         "xaxis": grid | {"title": {"text": "probability"}, "rangemode": "tozero"},
-        "yaxis": grid | {"tickmode": "array", "tickvals": rows, "ticktext": list(tokens), "automargin": True,
+        "yaxis": grid | {"tickmode": "array", "tickvals": rows, "ticktext": names, "automargin": True,
                          "range": [len(tokens) - 0.5, -0.5], "zeroline": False},
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, "hovermode": "closest",
     }  # fmt: skip

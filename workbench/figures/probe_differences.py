@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.style import DIVERGING, finish
+from workbench.figures.style import DIVERGING, as_typed, finish
 
 ROW_PX, MARGINS_PX = 22, 170
 
@@ -28,14 +28,15 @@ def probe_differences_figure(table: pd.DataFrame, title: str, unit: str, alpha: 
     reach = float(np.nanmax(np.abs(values))) or 1.0
     intervals = np.stack([grid("difference_low"), grid("difference_high"), grid("p_holm")], -1)
     heat = go.Heatmap(
-        z=values, x=[name.replace("_", "<br>") for name in references], y=cells, text=text, texttemplate="%{text}",
+        z=values, x=[as_typed(name).replace("_", "<br>") for name in references], y=[as_typed(name) for name in cells],
+        text=text, texttemplate="%{text}",
         textfont={"size": 11}, customdata=intervals, colorscale=DIVERGING, zmin=-reach, zmax=reach, xgap=1, ygap=1,
-        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 12},
+        colorbar={"title": {"text": as_typed(unit), "side": "right"}, "thickness": 12},
         hovertemplate="%{y} against %{x}: %{z:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}], "
         "p %{customdata[2]:.2g}<extra></extra>",
     )  # fmt: skip
     figure = finish(go.Figure(heat), ROW_PX * len(cells) + MARGINS_PX)
-    figure.update_layout(title={"text": title, "font": {"size": 14}}, margin_l=170, margin_t=108)
+    figure.update_layout(title={"text": as_typed(title), "font": {"size": 14}}, margin_l=170, margin_t=108)
     figure.update_xaxes(side="top", tickangle=0)
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 # ColorBrewer's Dark2 without its yellow
 COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
@@ -38,31 +38,32 @@ def probe_scores_figure(
     for number, (feature, rows) in enumerate(cells.groupby("feature", sort=False)):
         colour, symbol = COLOURS[number % len(COLOURS)], SYMBOLS[number % len(SYMBOLS)]
         traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": str(feature), "x": rows.place.to_numpy(),
+            "type": "scatter", "mode": "lines+markers", "name": as_typed(str(feature)),
+            "x": [as_typed(at) for at in rows.place],
             "y": rows.value.to_numpy(float), "line": {"color": colour, "width": 1.4},
             "marker": {"symbol": symbol, "size": 8},
             "error_y": {"array": (rows.high - rows.value).to_numpy(float), "thickness": 1, "width": 3,
                         "arrayminus": (rows.value - rows.low).to_numpy(float)},
-            "hovertemplate": f"{feature}, %{{x}}: %{{y:.3f}} {unit}<extra></extra>",
+            "hovertemplate": f"{as_typed(str(feature))}, %{{x}}: %{{y:.3f}} {as_typed(unit)}<extra></extra>",
         })  # fmt: skip
     first = cells[cells.feature == cells.feature.iloc[0]].place.to_numpy()
     flat = [(name, places, [level] * len(places)) for name, level in levels.items()]
     for number, (name, x, y) in enumerate([*flat, *((name, first, list(curve)) for name, curve in curves.items())]):
         traces.append({
-            "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y,
+            "type": "scatter", "mode": "lines", "name": as_typed(name), "x": [as_typed(at) for at in x], "y": y,
             "line": {"color": GREY, "dash": DASHES[number % len(DASHES)], "width": 1.2},
-            "hovertemplate": f"{name}: %{{y:.3f}} {unit}<extra></extra>",
+            "hovertemplate": f"{as_typed(name)}: %{{y:.3f}} {as_typed(unit)}<extra></extra>",
         })  # fmt: skip
     longest = max(map(len, places))
     upright = longest > LONG_PLACE
     more_px = upright * 6 * longest
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
     layout = {
-        "title": {"text": title, "font": {"size": 14}},
+        "title": {"text": as_typed(title), "font": {"size": 14}},
         "legend": {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
-        "xaxis": grid | {"title": {"text": across, "standoff": 8}, "tickangle": 90 * upright,
-                         "categoryorder": "array", "categoryarray": places},
-        "yaxis": grid | {"title": unit},
+        "xaxis": grid | {"title": {"text": as_typed(across), "standoff": 8}, "tickangle": 90 * upright,
+                         "categoryorder": "array", "categoryarray": [as_typed(at) for at in places]},
+        "yaxis": grid | {"title": as_typed(unit)},
     }  # fmt: skip
     figure = finish(go.Figure(data=traces, layout=layout), HEIGHT + more_px)
     return figure.update_layout(showlegend=True, margin_b=130 + more_px)

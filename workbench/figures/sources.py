@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import NEGATIVE, POSITIVE, finish
+from workbench.figures.style import NEGATIVE, POSITIVE, as_typed, finish
 
 
 def source_heads_figure(parts: np.ndarray, target: int, unit: str) -> go.Figure:
@@ -22,6 +22,9 @@ def source_heads_figure(parts: np.ndarray, target: int, unit: str) -> go.Figure:
     figure.update_layout(title={"text": f"composed, head {target} = sum over source heads = {parts.sum():.4f}"})
     figure.update_xaxes(title_text="source head", tickmode="linear", dtick=1 if len(parts) <= 16 else len(parts) // 8)
     figure.update_yaxes(
-        title_text=f"raw × M ({unit})", exponentformat="e", zeroline=True, zerolinecolor="rgba(128,128,128,0.6)"
+        title_text=f"raw × M ({as_typed(unit)})",
+        exponentformat="e",
+        zeroline=True,
+        zerolinecolor="rgba(128,128,128,0.6)",
     )
     return finish(figure, 280)

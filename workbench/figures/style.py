@@ -11,6 +11,14 @@ DIVERGING = [
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 
 
+def as_typed(text: str) -> str:
+    """The text as plotly is to be given it: plotly reads <b> and &lt; as markup, and %{x} in a template as a value.
+
+    Every token, and every name that is not of this package, goes through it, in ticks, titles, legends and hover alike.
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "%&#123;")
+
+
 def finish(figure: go.Figure, height: int) -> go.Figure:
     """Transparent ground (the page's theme shows through), small margins, no animation."""
     figure.update_layout(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import DIVERGING, finish
+from workbench.figures.style import DIVERGING, as_typed, finish
 
 WRITTEN_UP_TO = 10
 """Values are written into the cells of up to two panels with up to this many columns."""
@@ -52,7 +52,7 @@ def sweep_cells_figure(
         layout |= _axes(axis, x, y, rows, cols, named)
         layout[f"xaxis{axis}"]["tickangle"] = -90 if turned else 0
         layout["annotations"].append(
-            {"text": title, "x": sum(x) / 2, "y": y[1], "xref": "paper", "yref": "paper", "xanchor": "center",
+            {"text": as_typed(title), "x": sum(x) / 2, "y": y[1], "xref": "paper", "yref": "paper", "xanchor": "center",
              "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
         )  # fmt: skip
     figure = finish(go.Figure(data=traces, layout=layout), height + TITLE_PX + below)
@@ -71,7 +71,7 @@ def _heatmap(
     values: np.ndarray, rows: Sequence[str], cols: Sequence[str], titles: Titles, axis: str, written: bool
 ) -> dict[str, Any]:
     # places by number, names as tick labels: tokens repeat, and equal names would fall together
-    named = np.array([[f"{titles[0]} {row}, {titles[1]} {col}" for col in cols] for row in rows])
+    named = np.array([[as_typed(f"{titles[0]} {row}, {titles[1]} {col}") for col in cols] for row in rows])
     return {
         "type": "heatmap", "z": values, "x": np.arange(len(cols)), "y": np.arange(len(rows)), "text": named,
         "coloraxis": "coloraxis", "xgap": 1, "ygap": 1, "xaxis": f"x{axis}", "yaxis": f"y{axis}",
@@ -82,7 +82,7 @@ def _heatmap(
 
 def _colours(scale: float, unit: str, height: int) -> dict[str, Any]:
     bar = {"thickness": 12, "lenmode": "pixels", "len": max(140, min(height, 320)), "ypad": 0, "exponentformat": "e"}
-    bar |= {"title": {"text": unit, "side": "right"}}
+    bar |= {"title": {"text": as_typed(unit), "side": "right"}}
     return {"cmin": -scale, "cmax": scale, "colorscale": DIVERGING, "colorbar": bar}
 
 
@@ -100,8 +100,12 @@ def _axes(
 
 def _ticks(names: Sequence[str]) -> dict[str, Any]:
     step = -(-len(names) // TICKS)
-    return {"tickmode": "array", "tickvals": list(range(0, len(names), step)), "ticktext": list(names[::step])}
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(0, len(names), step)),
+        "ticktext": list(map(as_typed, names[::step])),
+    }
 
 
 def _standing(title: str) -> dict[str, Any]:
-    return {"text": title, "standoff": 18, "font": {"size": 12}}
+    return {"text": as_typed(title), "standoff": 18, "font": {"size": 12}}

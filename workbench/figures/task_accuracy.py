@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.probe_scores import COLOURS, GREY, SYMBOLS
-from workbench.figures.style import finish
+from workbench.figures.style import as_typed, finish
 
 MODEL_PX, GAP_PX, MARGINS_PX = 13, 14, 120
 SPREAD = 0.6
@@ -45,7 +45,9 @@ def task_differences_figure(cells: pd.DataFrame, first: str) -> go.Figure:
     figure = go.Figure([_lines("no difference", pd.Series([0.0] * len(groups))), *points])
     ends = cells[["difference", "low", "high"]].abs().to_numpy(float)
     reach = 1.08 * max(float(np.nanmax(ends)), 0.01)
-    return _laid_out(figure, groups, len(points), f"{first} minus the other: share of answers", [-reach, reach])
+    return _laid_out(
+        figure, groups, len(points), f"{as_typed(first)} minus the other: share of answers", [-reach, reach]
+    )
 
 
 def _lines(name: str, values: pd.Series) -> dict[str, Any]:
@@ -67,23 +69,24 @@ def _points(
         offset = SPREAD * ((number + 0.5) / cells[series].nunique() - 0.5)
         x = rows[value].to_numpy(float)
         traces.append({
-            "type": "scatter", "mode": "markers", "name": str(name), "x": x,
+            "type": "scatter", "mode": "markers", "name": as_typed(str(name)), "x": x,
             "y": [groups.index(group) + offset for group in rows.group],
             "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8, "color": COLOURS[number % len(COLOURS)]},
             "error_x": {"array": rows.high.to_numpy(float) - x, "arrayminus": x - rows.low.to_numpy(float),
                         "thickness": 1.4, "width": 3},
-            "customdata": rows[["group", *more]].to_numpy(),
-            "hovertemplate": about.replace("{series}", str(name)) + "<extra></extra>",
+            "customdata": rows[["group", *more]].assign(group=rows.group.map(as_typed)).to_numpy(),
+            "hovertemplate": about.replace("{series}", as_typed(str(name))) + "<extra></extra>",
         })  # fmt: skip
     return traces
 
 
 def _laid_out(figure: go.Figure, groups: list[str], series: int, title: str, reach: list[float]) -> go.Figure:
     finish(figure, len(groups) * (GAP_PX + MODEL_PX * series) + MARGINS_PX)
+    names = list(map(as_typed, groups))
     grid = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
     return figure.update_layout(
         showlegend=True, margin={"l": 150, "t": 12, "b": 96},
         legend={"orientation": "h", "yref": "container", "y": 0.005, "yanchor": "bottom"},
         xaxis=grid | {"title": {"text": title, "standoff": 8}, "range": reach},
-        yaxis=grid | {"tickvals": list(range(len(groups))), "ticktext": groups, "range": [len(groups) - 0.4, -0.6]},
+        yaxis=grid | {"tickvals": list(range(len(groups))), "ticktext": names, "range": [len(groups) - 0.4, -0.6]},
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.style import NEGATIVE, POSITIVE, finish
+from workbench.figures.style import NEGATIVE, POSITIVE, as_typed, finish
 
 NEUTRAL = "#8a8a8a"
 NAMED_UP_TO = 64
@@ -27,7 +27,7 @@ def virtual_head_keys_figure(
         tokens: [key], as they are to be shown. first: position of the first key.
     """
     keys = np.arange(first, first + len(tokens))
-    named = [f"key {key}: {token}" for key, token in zip(keys, tokens)]
+    named = [f"key {key}: {as_typed(token)}" for key, token in zip(keys, tokens)]
     rows = zip(ROWS, (pattern, mixing, attribution), ("raw pattern", "M_post", "attribution"), strict=True)
     traces = [
         {"type": "bar", "x": keys, "y": values, "yaxis": axis, "hovertext": named,
@@ -47,7 +47,7 @@ def _layout(keys: np.ndarray, tokens: Sequence[str]) -> dict[str, Any]:
     ticks: dict[str, Any] = {"anchor": "y", "showgrid": False, "zeroline": False,
                              "range": [keys[0] - 0.6, keys[-1] + 0.6]}  # fmt: skip
     if len(tokens) <= NAMED_UP_TO:
-        ticks |= {"tickmode": "array", "tickvals": keys, "ticktext": list(tokens), "tickangle": -90,
+        ticks |= {"tickmode": "array", "tickvals": keys, "ticktext": list(map(as_typed, tokens)), "tickangle": -90,
                   "tickfont": {"size": 10}}  # fmt: skip
     line = {"gridcolor": "rgba(128,128,128,0.2)", "zerolinecolor": "rgba(128,128,128,0.6)", "rangemode": "tozero"}
     titles = {"y3": "raw pattern", "y2": "M_post", "y": "logits"}

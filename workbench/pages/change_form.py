@@ -14,7 +14,7 @@ from probes.interventions import MODES, Change, Combined, Intervention, to_json
 from workbench import drafts
 from workbench.links import Field, choice_field, integer_field, number_field
 from workbench.pages.address import restored
-from workbench.pages.shared import EXAMPLES, told, workbench
+from workbench.pages.shared import EXAMPLES, told, waited, workbench
 from workbench.viewer.view import visible_token
 
 CORPORA = {"the example prompts": tuple(EXAMPLES.values()), "this prompt": ()}
@@ -111,7 +111,7 @@ def _form_row(number: int, row: int, name: str, prompt: str, run: Capture) -> In
     mean = None
     try:
         if fields["mode"] == "mean":
-            mean = workbench().mean_mixing(name, fields["corpus"])
+            mean = waited(lambda: workbench().mean_mixing(name, fields["corpus"]))
             st.caption(f"Frozen to the mean over the {mean.tokens} tokens of {_prompts(fields['corpus'], prompt)}.")
         return drafts.intervention(fields, mean)
     except ValueError as error:

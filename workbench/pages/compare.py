@@ -47,7 +47,7 @@ def compare(bench: Workbench) -> None:
     asked = choose_sides(name, prompt, model_names())
     with st.spinner("Comparing ...", show_time=True):
         reading = attempt(lambda: bench.comparison(*asked))
-        place = attempt(lambda: current_place(bench, asked, reading))
+        place, values = attempt(lambda: current_place(bench, asked, reading))
         here = attempt(lambda: bench.compared_place(*asked, place.query))
     show_numbers(reading)
     copy_as_python(compare_script(*asked, place, st.session_state["compare map"], st.session_state["compare stage"]))
@@ -56,7 +56,7 @@ def compare(bench: Workbench) -> None:
     show_predictions(reading, place, here)
     show_heads(reading, place, here)
     show_changed_heads(reading)
-    show_maps_of(bench, asked, reading, place)
+    show_maps_of(bench, asked, reading, place, values)
     show_metrics(bench, asked, reading, place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,8 @@ import streamlit as st
 from probes.comparison import PAIRINGS
 from probes.metrics import HEAD_METRICS
 from workbench import comparison_views, comparisons
-from workbench.comparisons import Place, PlaceReading, Reading
+from workbench.comparison_views import Aligned
+from workbench.comparisons import Place, PlaceReading, Reading, Side
 from workbench.figures import metric_pairs_figure
 from workbench.pages.compare_place import MAPS, OVERVIEW, Asked, Head, choose_head
 from workbench.pages.downloads import show_figure, show_maps
@@ -43,7 +45,7 @@ def show_heads(reading: Reading, place: Place, here: PlaceReading) -> None:
         st.caption(f"Unpaired: {heads}.")
 
 
-def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place) -> None:
+def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place, values: Aligned) -> None:
     """The two maps of the chosen heads and their difference."""
     st.markdown(f"##### A's {_at(place.a)} and B's {_at(place.b)}")
     aligned = "" if reading.same_prompt else " The maps show aligned tokens alone; 7/2 is position 7 in A and 2 in B."
@@ -51,14 +53,15 @@ def show_maps_of(bench: Workbench, asked: Asked, reading: Reading, place: Place)
     kind, stage = _choose_map(reading)
     window = st.session_state["compare window"]
 
-    def both() -> tuple[comparison_views.Maps, comparison_views.Maps]:
-        return bench.side_maps(asked[0], *place.a), bench.side_maps(asked[1], *place.b)
+    def view(values: Aligned) -> MapView:
+        return comparison_views.pair_maps(values, reading, kind, stage, (place.query, place.key), window)
 
-    def view() -> MapView:
-        return comparison_views.pair_maps(both(), reading, kind, stage, (place.query, place.key), window)
+    def again() -> MapView:  # kept for the downloads as long as the session lives: it must not hold the maps
+        maps = bench.side_maps(asked[0], *place.a), bench.side_maps(asked[1], *place.b)
+        return view(comparison_views.aligned_maps(maps, reading, kind, stage))
 
-    show_maps(attempt(view), key=MAPS, name=f"compared_{kind}_{stage}", again=view)
-    _show_cell(comparison_views.aligned_maps(both(), reading, kind, stage), reading, place)
+    show_maps(view(values), key=MAPS, name=f"compared_{kind}_{stage}", again=again)
+    _show_cell(values, reading, place)
     _show_ways_to_explore(bench, asked, reading, place)
 
 
@@ -90,7 +93,7 @@ def _choose_map(reading: Reading) -> tuple[str, str]:
     return kind, stage
 
 
-def _show_cell(values: tuple[np.ndarray, np.ndarray], reading: Reading, place: Place) -> None:
+def _show_cell(values: Aligned, reading: Reading, place: Place) -> None:
     """The outlined cell in numbers."""
     cell = place.query, place.key
     a, b = (float(of_side[cell]) for of_side in values)
@@ -112,7 +115,12 @@ def _show_ways_to_explore(bench: Workbench, asked: Asked, reading: Reading, plac
         for number, (name, side, head) in enumerate(zip("AB", asked[:2], (place.a, place.b), strict=True)):
             at = Selection(*head, pairs[0][number], pairs[1][number])
             if st.button(f"Open {name} in Explore", icon=":material/open_in_new:", key=f"compare explore {name}"):
-                open_in_explore(bench.under(side.model, bench.side_change(side) or ""), side.prompt, at)
+                open_in_explore(attempt(partial(_name_of, bench, side)), side.prompt, at)
+
+
+def _name_of(bench: Workbench, side: Side) -> str:
+    """The name of a side's model with its change in place."""
+    return bench.under(side.model, bench.side_change(side) or "")
 
 
 # -- metrics -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from workbench import comparison_views, comparisons
+from workbench.comparison_views import Aligned
 from workbench.comparisons import Place, Reading, Side
 from workbench.pages.address import restored
 from workbench.session import Workbench
@@ -19,8 +20,8 @@ OVERVIEW, MAPS = "compare heads", "compare maps"
 """Keys of the two viewers."""
 
 
-def current_place(bench: Workbench, asked: Asked, reading: Reading) -> Place:
-    """What is looked at; for what nobody has chosen yet, where the sides differ most."""
+def current_place(bench: Workbench, asked: Asked, reading: Reading) -> tuple[Place, Aligned]:
+    """What is looked at, and the maps there; for what nobody has chosen yet, where the sides differ most."""
     state = st.session_state
     _begin(asked)
     _drop_what_is_not_there(reading)
@@ -40,7 +41,7 @@ def current_place(bench: Workbench, asked: Asked, reading: Reading) -> Place:
     state["compare at"] = reading.pairs[query][0]  # where the nearest aligned token is
     if state["compare key"] is None:
         state["compare key"] = reading.pairs[comparison_views.strongest_key(values, query)][0]
-    return Place(head_a, head_b, query, reading.pair_of(state["compare key"]))
+    return Place(head_a, head_b, query, reading.pair_of(state["compare key"])), values
 
 
 def go_to(position: int) -> None:

@@ -34,6 +34,8 @@ def component_fields() -> list[Field]:
         choice_field("component method", list(METHODS), "method"),
         integer_field("component count", "components", 8, 1, MOST_COMPONENTS),
         integer_field("component number", "component", 0, 0, MOST_COMPONENTS - 1),
+        integer_field("component token", "token", None, 0, MOST_TOKENS - 1),
+        text_field("component model", "with", None),
     ]  # fmt: skip
 
 

@@ -38,7 +38,12 @@ def show_component(store: Store, request: ComponentRequest, reading: ComponentRe
             st.caption("Its direction: what it adds to mixing, source × target.")
             figure = head_matrices_figure({"": reading.directions[number]}, _unit(request))
             show_figure(figure, key="component direction", name=f"component_{number}_direction")
-    show_tokens(store, request, reading, top[top.component == number])
+    st.markdown("###### Tokens that have it most, each of another document")
+    listed = top[top.component == number]
+    if listed.empty:  # k-means may leave a cluster without members, where tokens are alike
+        st.info("No token belongs to this cluster: so few are unlike each other. Ask for fewer components.")
+    else:
+        show_tokens(store, request, reading, listed)
 
 
 def _unit(request: ComponentRequest) -> str:
@@ -46,7 +51,6 @@ def _unit(request: ComponentRequest) -> str:
 
 
 def show_tokens(store: Store, request: ComponentRequest, reading: ComponentReading, listed: pd.DataFrame) -> None:
-    st.markdown("###### Tokens that have it most, each of another document")
     shown = listed.drop(columns=["component", "index"])
     for name in ("left", "token", "right"):
         shown[name] = [visible_token(text) if text else "" for text in listed[name]]

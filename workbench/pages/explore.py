@@ -48,16 +48,17 @@ def page() -> None:
 
 def explore(bench: Workbench) -> None:
     name, prompt, run = choose_run(bench)
-    selection = current_selection(bench, run, (name, prompt))
-    maps = bench.maps(name, prompt, selection.layer, selection.head)
-    show_header(bench.model(name).cfg.model_name, run)
+    model = attempt(lambda: bench.model(name))
+    selection = attempt(lambda: current_selection(bench, run, (name, prompt)))
+    maps = attempt(lambda: bench.maps(name, prompt, selection.layer, selection.head))
+    show_header(model.cfg.model_name, run)
     tools = st.container(horizontal=True)
     show_tokens(run, selection, maps["pattern_composed"][selection.query].numpy())
     show_overview(bench, (name, prompt), run, selection)
     kind = show_head(bench, (name, prompt), run, selection)
     show_all_heads(bench, (name, prompt), run, selection, kind)
     inspector(run, selection, kind)
-    show_predictions(run, selection, bench.model(name).to_string)
+    show_predictions(run, selection, model.to_string)
     with tools:
         copy_as_python(explore_script(*bench.parts(name), prompt, selection, kind))
         st.download_button(
@@ -78,14 +79,13 @@ def capture_file(bench: Workbench, question: Question) -> bytes:
 
 def current_selection(bench: Workbench, run: Capture, question: Question) -> Selection:
     """The selection of this session; a new model or prompt starts where mixing is strongest."""
-    if restored():
-        st.session_state.question = question
-        st.session_state.selection, st.session_state.window = linked(bench, run, question)
-        return st.session_state.selection
-    if st.session_state.get("question") != question:
-        st.session_state.question, st.session_state.window = question, None
-        st.session_state.selection = views.first_selection(run, bench.distances(*question))
-        return st.session_state.selection
+    state = st.session_state
+    if restored() or state.get("question") != question:
+        # the question last: where this is refused, because too many wait for the model, the next run starts here again
+        by_link = restored() or "question" not in state
+        chosen, window = linked(bench, run, question) if by_link else (first_look(bench, run, question), None)
+        state.selection, state.window, state.question = chosen, window, question
+        return chosen
     # events are read before anything is drawn, so that one run of the page answers them
     on_overview = read_event("overview", (len(run.layers), run.cfg.n_heads))
     on_maps = read_event("maps", (len(run), len(run)))
@@ -112,7 +112,11 @@ def linked(bench: Workbench, run: Capture, question: Question) -> tuple[Selectio
     except ValueError as error:
         st.warning(plain(f"The link names a place that is not there: {error}"), icon=":material/link_off:")
         chosen = None
-    return chosen or views.first_selection(run, bench.distances(*question)), window
+    return chosen or first_look(bench, run, question), window
+
+
+def first_look(bench: Workbench, run: Capture, question: Question) -> Selection:
+    return views.first_selection(run, bench.distances(*question))
 
 
 def select(**changes: int) -> None:
@@ -173,7 +177,7 @@ def show_head(bench: Workbench, question: Question, run: Capture, selection: Sel
         maps = bench.maps(*question, selection.layer, selection.head)
         return views.head_maps(maps, bench.capture(*question), selection, kind, window)
 
-    show_maps(view(), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
+    show_maps(attempt(view), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
     return kind
 
 

@@ -67,11 +67,12 @@ def one_change(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
         save_for_other_pages(change, written)
     with st.spinner("Running the changed model ...", show_time=True):
         changed = attempt(lambda: bench.changed_capture(name, prompt, written))
-        reading = bench.change_reading(name, prompt, written)
+        reading = attempt(lambda: bench.change_reading(name, prompt, written))
+        decode = attempt(lambda: bench.model(name)).to_string
     position = current_position((name, prompt), run)
     show_numbers(reading, position)
     show_tokens(run, reading, position)
-    show_predictions((run, changed), position, bench.model(name).to_string)
+    show_predictions((run, changed), position, decode)
     show_patterns(bench, (name, prompt, written), (run, changed), position)
 
 
@@ -181,14 +182,15 @@ def show_patterns(
     show_maps(overview, key="changed heads", name="changed_heads", height=150)
     st.markdown(f"##### Layer {layer}, head {head}: composed pattern, intact and changed")
     cell, window = current_cell(run, position)
-    intact, changed = bench.maps(name, prompt, layer, head), bench.maps(name, prompt, layer, head, change)
+
+    def both() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return bench.maps(name, prompt, layer, head), bench.maps(name, prompt, layer, head, change)
 
     def view() -> MapView:
-        maps = bench.maps(name, prompt, layer, head), bench.maps(name, prompt, layer, head, change)
-        return changes.changed_maps(*maps, run, cell, window)
+        return changes.changed_maps(*both(), run, cell, window)
 
-    show_maps(view(), key="changed maps", name=f"changed_layer_{layer}_head_{head}", again=view)
-    before, after = (float(maps["pattern_composed"][cell]) for maps in (intact, changed))
+    show_maps(attempt(view), key="changed maps", name=f"changed_layer_{layer}_head_{head}", again=view)
+    before, after = (float(maps["pattern_composed"][cell]) for maps in attempt(both))
     query, key = (f"{at}: {visible_token(run.str_tokens[at])}" for at in cell)
     st.code(
         f"query {query}    key {key}    intact {before:.4f}    changed {after:.4f}    difference {after - before:+.4f}",

@@ -12,7 +12,7 @@ from workbench.pages.component_section import component_fields, component_sectio
 from workbench.pages.shared import roomy
 from workbench.pages.small_study import WRITTEN, small_study_section
 from workbench.pages.store_section import store_section
-from workbench.pages.study_section import study_section
+from workbench.pages.study_section import shown_fields, study_section
 
 SECTIONS = {"a study": study_section, "a store": store_section, "components": component_section,
             "run a small study": small_study_section}  # fmt: skip
@@ -23,8 +23,7 @@ def page() -> None:
     fields = [
         choice_field("probes section", list(SECTIONS), "section"), text_field("store folder", "store"),
         text_field("study chosen", "study"), text_field("study folder", "folder"),
-        text_field("study figures of", "figures"),
-        text_field(WRITTEN, "small"), *component_fields(),
+        *shown_fields("study"), text_field(WRITTEN, "small"), *shown_fields("small", "small-"), *component_fields(),
     ]  # fmt: skip
     with address("probes", fields):
         probing()

@@ -152,7 +152,11 @@ def _change_in_place() -> str:
     given = st.session_state.get(UNDER) or ""
     saved = st.session_state.setdefault(SAVED, {})
     if given and given not in saved:  # it came with a link
-        saved[given] = attempt(lambda: label(loaded(given)))
+        try:
+            saved[given] = label(loaded(given))
+        except ValueError as error:
+            st.warning(f"The link names a change that cannot be made: {told(error)}", icon=":material/link_off:")
+            st.session_state[UNDER] = ""  # or every page would ask for it again
     if not saved:
         return ""
     chosen = st.selectbox(

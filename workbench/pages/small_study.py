@@ -135,7 +135,7 @@ def _text() -> str:
 
 
 def _features(model: str) -> tuple[str, ...]:
-    offered = feature_names(workbench().model(model).cfg)
+    offered = feature_names(attempt(lambda: workbench().model(model)).cfg)
     key = f"small features {model}"
     st.session_state.setdefault(key, [name for name in STARTS_WITH if name in offered] or ["residual@1"])
     return tuple(st.multiselect("Features", offered, key=key, persist_state="session"))

@@ -14,6 +14,7 @@ from probes.study import Finding, Study, findings, read_results
 from probes.study.dynamic_share import COLUMNS as SHARES
 from probes.study.run import CONFIG, FILES
 from workbench.access import allowed_directory, allowed_store, store_folders
+from workbench.links import Field, text_field
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_figure
 from workbench.pages.shared import attempt
@@ -23,12 +24,19 @@ from workbench.scripts import study_script
 from workbench.small_studies import studies_in
 from workbench.study_report import study_figures, study_html
 
+TABLE, FIGURES = "table of", "figures of"
+"""Ends of the keys of what is looked at of a study."""
 ANOTHER = "another folder"
 MEANINGS = {
     "model": "name of the model in the study", "seed": "of folds, fakes, resamples and probes",
     "feature": "kind of feature", "layer": "layer; -1 = of the whole model", "where": "site or stage",
 } | SHARES | PROBED  # fmt: skip
 STUDIES_KEPT = 8
+
+
+def shown_fields(key: str, name: str = "") -> list[Field]:
+    """What the URL says of show_study with this key; name: start of the names there."""
+    return [text_field(f"{key} {FIGURES}", f"{name}figures"), text_field(f"{key} {TABLE}", f"{name}table")]
 
 
 def study_section() -> None:
@@ -128,7 +136,7 @@ def _figures(study: Study, tables: dict[str, pd.DataFrame], key: str) -> None:
     titles = list(dict.fromkeys(title for title, _ in parts))
     chosen = titles[0]
     if len(titles) > 1:
-        at = f"{key} figures of"
+        at = f"{key} {FIGURES}"
         if st.session_state.get(at) not in titles:
             st.session_state[at] = titles[0]
         chosen = st.selectbox("Figures of", titles, key=at, persist_state="session")
@@ -140,10 +148,14 @@ def _figures(study: Study, tables: dict[str, pd.DataFrame], key: str) -> None:
 def _tables(tables: dict[str, pd.DataFrame], folder: Path, key: str) -> None:
     name = next(iter(tables))
     if len(tables) > 1:
-        name = st.segmented_control(
-            "Table", list(tables), default=name, required=True, key=f"{key} table of", label_visibility="collapsed",
+        at = f"{key} {TABLE}"
+        if st.session_state.get(at) not in tables:
+            st.session_state[at] = name
+        chosen = st.segmented_control(
+            "Table", list(tables), required=True, key=at, label_visibility="collapsed", persist_state="session",
             format_func=lambda one: one.replace("_", " "),
         )  # fmt: skip
+        name = chosen or name
     frame = tables[name]
     st.caption(f"{len(frame):,} rows; what a column means stands on its head.")
     columns = {column: st.column_config.Column(help=plain(MEANINGS.get(column, ""))) for column in frame}

@@ -19,11 +19,13 @@ from workbench.figures import sweep_cells_figure
 from workbench.jobs import Cancelled, Job
 from workbench.links import Field, choice_field, flag_field, integer_field, list_field
 from workbench.pages.change_form import mode_fields, mode_inputs, position_choice
+from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_figure
 from workbench.pages.job_progress import show_job
 from workbench.pages.shared import attempt
 from workbench.pages.sweep_pair import ChosenPair, chosen_pair, of_pair
 from workbench.pages.tables import table
+from workbench.scripts import sweep_script
 from workbench.session import Workbench
 from workbench.sweeping import GRIDS, SweepRequest, SweepResult, sweep_panels
 from workbench.viewer.view import visible_token
@@ -60,14 +62,18 @@ def _mode_keys() -> list[tuple[str, list[str]]]:
 
 @dataclass
 class Asked:
-    """A sweep of this session, and what was asked for."""
+    """A sweep of this session, and what was asked for.
+
+    tokens: of the prompt, as text: when the result is there, the model may have been unloaded.
+    """
 
     request: SweepRequest
     job: Job[SweepResult]
+    tokens: list[str]
 
 
 def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> None:
-    pair = chosen_pair(bench.model(name))
+    pair = chosen_pair(attempt(lambda: bench.model(name)))
     if pair is not None and pair.rows.clean.plain_text != prompt:
         prompt = pair.rows.clean.plain_text
         run = attempt(lambda: bench.capture(name, prompt))
@@ -86,7 +92,7 @@ def sweep_section(bench: Workbench, name: str, prompt: str, run: Capture) -> Non
             cancelling="Cancelling after the runs in hand ...", waiting="Waiting for another job to end ...",
         )  # fmt: skip
     else:
-        _show(bench, asked, request)
+        _show(asked, request)
 
 
 def _request(name: str, prompt: str, run: Capture, pair: ChosenPair | None) -> SweepRequest:
@@ -163,13 +169,14 @@ def _start(bench: Workbench, request: SweepRequest, run: Capture) -> Asked:
     if "sweep_folder" not in st.session_state:
         st.session_state.sweep_folder = tempfile.TemporaryDirectory()
     digest = hashlib.sha256(repr(sorted(asdict(request).items())).encode()).hexdigest()
-    return Asked(request, bench.start_sweep(request, Path(st.session_state.sweep_folder.name) / f"{digest}.jsonl"))
+    out = Path(st.session_state.sweep_folder.name) / f"{digest}.jsonl"
+    return Asked(request, bench.start_sweep(request, out), list(run.str_tokens))
 
 
 # -- the result --------------------------------------------------------------------------------------
 
 
-def _show(bench: Workbench, asked: Asked, now: SweepRequest) -> None:
+def _show(asked: Asked, now: SweepRequest) -> None:
     try:
         result = attempt(asked.job.value)
     except Cancelled:
@@ -179,11 +186,11 @@ def _show(bench: Workbench, asked: Asked, now: SweepRequest) -> None:
     if asked.request != now:
         st.caption("The settings above have changed since this sweep ran.")
     st.markdown(f"##### {_described(asked.request)}")
-    tokens = bench.capture(asked.request.model, asked.request.prompt).str_tokens
-    _heatmap(result, asked.request, "change", tokens)
+    copy_as_python(sweep_script(asked.request))
+    _heatmap(result, asked.request, "change", asked.tokens)
     if "estimate" in result.table:
         st.caption("Estimated by gradient, from one backward pass, on a scale of its own:")
-        _heatmap(result, asked.request, "estimate", tokens)
+        _heatmap(result, asked.request, "estimate", asked.tokens)
         _agreement(result)
     _table(result, asked.request)
 

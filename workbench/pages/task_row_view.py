@@ -70,7 +70,8 @@ def show_ways_on(bench: Workbench, result: TaskResult, name: RowName, row: TaskR
     if compare:
         open_in_compare(models, chosen, prompt)
     run = attempt(lambda: bench.capture(chosen, prompt))
-    open_in_explore(chosen, prompt, views.first_selection(run, bench.distances(chosen, prompt)))
+    at = views.first_selection(run, attempt(lambda: bench.distances(chosen, prompt)))
+    open_in_explore(chosen, prompt, at)
 
 
 def open_in_compare(models: list[str], chosen: str, prompt: str) -> NoReturn:

@@ -57,7 +57,8 @@ def virtual_heads(bench: Workbench) -> None:
         st.info("This model mixes no heads: M is the identity, so that only virtual heads g → g carry anything.")
     query = current_query((name, prompt), run)
     tools, strip = st.container(), st.container()
-    tokens = choose_tokens(bench.model(name), run, query)
+    model = attempt(lambda: bench.model(name))
+    tokens = choose_tokens(model, run, query)
     if tokens is None:
         with strip:
             show_tokens(run, query, query, np.full(len(run), np.nan), "Tokens: click chooses the query.")
@@ -70,7 +71,7 @@ def virtual_heads(bench: Workbench) -> None:
     key = row.strongest if st.session_state.vh_key is None else st.session_state.vh_key
     with strip:
         show_tokens(run, query, key, row.over(len(run)), _strip_caption(head))
-    show_attributions(found, head, logit_name(bench.model(name), tokens))
+    show_attributions(found, head, logit_name(model, tokens))
     show_ranked(found)
     show_head((name, prompt), run, found, row, query)
     show_flow(found, head[0])

@@ -8,6 +8,7 @@ from workbench.scripts.comparison import compare_script
 from workbench.scripts.generation import generation_script
 from workbench.scripts.prompts import explore_script, heads_script, intervene_script, virtual_heads_script
 from workbench.scripts.stores import components_script, store_script, study_script
+from workbench.scripts.sweeps import sweep_script
 from workbench.scripts.tasks import tasks_script
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "intervene_script",
     "store_script",
     "study_script",
+    "sweep_script",
     "tasks_script",
     "virtual_heads_script",
 ]

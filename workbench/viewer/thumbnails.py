@@ -9,11 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from workbench.viewer.assets import joined_scripts
-from workbench.viewer.encoding import encode_view
+from workbench.viewer.encoding import SMALL_PX, encode_view
 from workbench.viewer.view import MapView
 
-THUMBNAIL_PX = 96
-"""Rows and columns that are sent of each map."""
 _HERE = Path(__file__).parent / "js"
 _mount = st.components.v2.component(
     "dcformer_thumbnails",
@@ -36,6 +34,6 @@ def thumbnails(view: MapView, chosen: int, *, key: str, on_choice: Callable[[int
         if type(picked) is int and 0 <= picked < len(view.panels):
             on_choice(picked)
 
-    packed = base64.b64encode(encode_view(view, max_px=THUMBNAIL_PX)).decode("ascii")
+    packed = base64.b64encode(encode_view(view, max_px=SMALL_PX)).decode("ascii")
     data = {"maps": packed, "chosen": chosen}
     _mount(key=key, data=data, on_head_change=callback)

@@ -1,13 +1,11 @@
 // Many small maps at once, one a head: a click, or the arrow keys, choose one. Drawn with the viewer's own painter.
 
-const THUMBNAIL_PX = 96;
-
 function thumbnail(map, panel, colours, index, chosen) {
   const button = element("button", index === chosen ? "thumbnail chosen" : "thumbnail", {
     type: "button", role: "option", "aria-selected": String(index === chosen), "data-index": index, title: panel.title,
   });
   const canvas = element("canvas", "plot");
-  sizeCanvas(canvas, THUMBNAIL_PX, THUMBNAIL_PX);
+  sizeCanvas(canvas, map.maxPx, map.maxPx); // a pixel for each row and column that is sent at most
   const spans = viewSpans(map, fullWindow(map), canvas.width, canvas.height);
   paintCells(canvas, map, panel, spans, colours);
   button.append(canvas, textSpan("name", panel.title));
