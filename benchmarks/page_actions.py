@@ -141,7 +141,7 @@ def chosen(page: Page) -> tuple[int, int]:
 
 
 def heading(page: Page, part: str) -> str:
-    return page.locator("h5", has_text=part).first.inner_text()
+    return page.locator("h5", has_text=part).first.text_content() or ""
 
 
 def first_maps(page: Page) -> None:
@@ -150,13 +150,14 @@ def first_maps(page: Page) -> None:
     expect(maps.nth(1).get_by_test_id("map-canvas")).to_have_count(3, timeout=PATIENCE_MS)
 
 
-# expect() looks again only after 100, 250, 500 ... ms; wait_for_function looks at every frame
+# expect() looks again only after 100, 250, 500 ... ms; wait_for_function looks at every frame. textContent, because
+# innerText lays the page out each time
 
 
 def changed(page: Page, part: str, old: str) -> None:
     page.wait_for_function(
-        "([part, old]) => [...document.querySelectorAll('h5')].some(h => h.innerText.includes(part)"
-        " && h.innerText.trim() !== old.trim())",
+        "([part, old]) => [...document.querySelectorAll('h5')].some(h => h.textContent.includes(part)"
+        " && h.textContent.trim() !== old.trim())",
         arg=[part, old],
         timeout=PATIENCE_MS,
     )

@@ -36,7 +36,7 @@ def main(kills: int, seed: int | None, ranks: int) -> None:
             if one_rank(killed, rank, ranks).wait():
                 raise SystemExit("The last harvest failed.")
         same = files_of(whole) == files_of(killed)
-    click.echo("the same bytes" if same else "DIFFERENT")
+    click.echo(f"{kills} kills, the same bytes" if same else "DIFFERENT")
     raise SystemExit(not same)
 
 

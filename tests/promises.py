@@ -65,8 +65,8 @@ PROMISES = {
         ),
         Promise(
             "A write that fails (every single one in turn) leaves the old model, and a harvest, study or "
-            "training that goes on to the same result. On a disk that is really full, and on one that is read- "
-            "only, everything says so in a sentence; after room is made, it goes on (small file systems of its "
+            "training that goes on to the same result. On a disk that is really full, and on one that is "
+            "read-only, everything says so in a sentence; after room is made, it goes on (small file systems of its "
             "own).",
             _tests("full_disks"),
         ),

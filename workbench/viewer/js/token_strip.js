@@ -13,26 +13,36 @@ function describe(token, position, data) {
   return `${position}: ${token}${roles.length ? ` (${roles.join(", ")})` : ""}`;
 }
 
+// What is as it was is not written again: a thousand new texts are a thousand new layouts.
 function fill(chip, token, position, data) {
-  // textContent, never markup: a token may hold anything
-  chip.textContent = token;
-  chip.title = describe(token, position, data);
-  chip.dataset.position = String(position);
+  const title = describe(token, position, data);
+  if (chip.title !== title) {
+    // textContent, never markup: a token may hold anything
+    if (chip.textContent !== token) chip.textContent = token;
+    chip.title = title;
+    chip.dataset.position = String(position);
+    chip.setAttribute("aria-selected", String(position === data.query));
+    chip.classList.toggle("query", position === data.query);
+    chip.classList.toggle("key", position === data.key);
+  }
+  const colour = shade(data.shades[position]);
+  if (chip.dataset.shade !== colour) {
+    chip.dataset.shade = colour;
+    chip.style.backgroundColor = colour;
+  }
+}
+
+function newChip() {
+  const chip = document.createElement("button");
+  chip.type = "button";
   chip.setAttribute("role", "option");
-  chip.setAttribute("aria-selected", String(position === data.query));
-  chip.classList.toggle("query", position === data.query);
-  chip.classList.toggle("key", position === data.key);
-  chip.style.backgroundColor = shade(data.shades[position]);
+  return chip;
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
   while (strip.children.length > data.tokens.length) strip.lastChild.remove();
-  while (strip.children.length < data.tokens.length) {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    strip.append(chip);
-  }
+  while (strip.children.length < data.tokens.length) strip.append(newChip());
   data.tokens.forEach((token, position) => fill(strip.children[position], token, position, data));
   strip.onclick = (event) => {
     const chip = event.target.closest("button");
