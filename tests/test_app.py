@@ -154,11 +154,17 @@ def click_cell(page: Page, panel: int, row: int, col: int, size: int) -> None:
 
 
 def shown_matrix(page: Page) -> np.ndarray:
-    """The values of the large heatmap, read out of the drawn figure."""
-    plot = page.locator(".js-plotly-plot").first
-    cells = plot.locator(".heatmap-label text")
-    expect(cells).to_have_count(64, timeout=PATIENCE)
-    return np.array([float(text.replace("−", "-")) for text in cells.all_text_contents()]).reshape(8, 8)
+    """The values of the whole matrix, read one by one by pointing at them."""
+    viewer = page.get_by_test_id("map-viewer").nth(2)
+    canvas = viewer.get_by_test_id("map-canvas").first
+    canvas.scroll_into_view_if_needed()
+    side = canvas.bounding_box()["width"] / 8
+    found = np.zeros((8, 8))
+    for source, target in np.ndindex(8, 8):
+        canvas.hover(position={"x": (target + 0.5) * side, "y": (source + 0.5) * side})
+        expect(viewer.get_by_test_id("map-readout")).to_contain_text(f"source head {source}, target head {target}")
+        found[source, target] = viewer.get_by_test_id("map-value").first.get_attribute("data-value")
+    return found
 
 
 @pytest.mark.browser
@@ -170,10 +176,19 @@ def test_a_person_types_a_prompt_clicks_a_cell_and_reads_its_mixing_matrix(page)
     settled(page)
     layer, head = map(int, re.search(r"Layer (\d+), head (\d+):", page.inner_text("body")).groups())
     truth = run.mixing(layer, "post").matrix(9, 4).numpy()
-    np.testing.assert_allclose(shown_matrix(page), truth, atol=0.0051)  # two decimals are written
+    np.testing.assert_allclose(shown_matrix(page), truth, rtol=1e-5)
     composed = float(run.pattern(layer, heads=head, queries=9, keys=4))
     metric = page.get_by_test_id("stMetric").filter(has_text="composed, head").get_by_test_id("stMetricValue")
     assert float(metric.inner_text()) == pytest.approx(composed, abs=1e-4)
+
+
+@pytest.mark.browser
+def test_a_click_into_a_matrix_opens_the_head_of_its_column(page):
+    canvas = page.get_by_test_id("map-viewer").nth(2).get_by_test_id("map-canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 3.5 / 8, "y": box["height"] * 5.5 / 8})
+    expect(page.get_by_text(re.compile(r"Layer \d, head 3: before and after mixing"))).to_be_visible(timeout=PATIENCE)
 
 
 @pytest.mark.browser

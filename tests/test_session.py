@@ -12,6 +12,8 @@ from probes.interventions import from_json, to_json
 from workbench import running_models
 from workbench.session import Workbench
 from workbench.sweeping import SweepRequest
+from workbench.viewer import encode_view
+from workbench.views import Selection, head_maps
 
 PROMPTS = [f"Mary has an apple. John has {n} violins." for n in ("two", "three", "four", "five", "six")]
 
@@ -68,6 +70,15 @@ def test_turns_are_kept_only_while_someone_has_them_or_waits():
         assert [one.result(60) for one in waiting] == [None] * 3
     assert sorted(served) == [0, 1, 2]
     assert len(bench._turns_of) == 0
+
+
+def test_the_view_of_a_head_is_kept_and_marks_what_is_asked_for():
+    bench, (name, prompt) = Workbench(), ("demo/dcformer", PROMPTS[1])
+    first, again = (bench.head_view(name, prompt, Selection(2, 5, 6, key), "scores", None) for key in (3, 4))
+    assert (first.selected, again.selected) == ((6, 3), (6, 4))
+    truth = head_maps(bench.maps(name, prompt, 2, 5), bench.capture(name, prompt), Selection(2, 5, 6, 3), "scores")
+    assert encode_view(first) == encode_view(truth)
+    assert all(one.values is other.values for one, other in zip(first.panels, again.panels, strict=True))
 
 
 def test_memory_is_bounded(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from workbench.viewer import (
     MapEvent,
     MapView,
     Panel,
+    Window,
     encode_view,
     fragment_html,
     max_abs,
@@ -28,7 +30,9 @@ from workbench.viewer import (
     script_html,
     standalone_html,
 )
+from workbench.viewer.encoding import reduced_view
 from workbench.viewer.events import parse_event
+from workbench.viewer.files import csv_refusal
 from workbench.viewer.view import visible_token
 
 NAN = np.nan
@@ -54,7 +58,8 @@ def decode(payload: bytes) -> tuple[dict, np.ndarray]:
     raw = zlib.decompress(payload)
     end = 4 + int.from_bytes(raw[:4], "little")
     header = json.loads(raw[4:end])
-    codes = np.frombuffer(raw, np.uint8, offset=end).reshape(len(header["panels"]), *header["grid"]).astype(float)
+    shape = len(header["panels"]), *header["grid"]
+    codes = np.frombuffer(raw, np.uint8, math.prod(shape), offset=end).reshape(shape).astype(float)
     scales = np.array([panel["scale"] for panel in header["panels"]])[:, None, None]
     return header, np.where(codes == 0, NAN, (codes - 128) / 127 * scales)
 
@@ -114,6 +119,35 @@ def test_values_beyond_a_given_scale_saturate_and_the_panel_says_so() -> None:
     header, decoded = decode(encode_view(MapView(panels, Labels("query"), Labels("key"))))
     assert [panel["saturates"] for panel in header["panels"]] == [False, True]
     assert decoded[1, 0, 1] == -1
+
+
+@pytest.mark.parametrize("side", [64, 65])
+def test_small_views_are_followed_by_their_values(side: int) -> None:
+    maps = causal_noise(side, 64, seed=1), causal_noise(side, 64, seed=2)  # 8192 cells, and more
+    payload = encode_view(view_of(*maps))
+    header, decoded = decode(payload)
+    rest = zlib.decompress(payload)[-2 * side * 64 * 4 :]
+    assert header["exact"] == (side == 64)
+    if header["exact"]:
+        np.testing.assert_array_equal(np.frombuffer(rest, "<f4").reshape(decoded.shape), np.stack(maps))
+
+
+@pytest.mark.parametrize("window", [None, ((3, 900), (2, 800))])
+def test_a_view_that_is_kept_reduced_is_sent_as_the_same_bytes(window: Window | None) -> None:
+    values = causal_noise(1000, 1000)
+    rows, cols = window or ((0, 1000), (0, 1000))
+    part = values[slice(*rows), slice(*cols)]
+    panels = [Panel("one", part, scale=2.5), Panel("two", part)]
+    view = MapView(panels, Labels("query"), Labels("key"), selected=(7, 5), window=window, size=(1000, 1000))
+    kept = reduced_view(view)
+    assert encode_view(kept, name="x") == encode_view(view, name="x")
+    assert kept.panels[0].values.nbytes < values.nbytes / 4
+    assert csv_refusal(kept) == csv_refusal(view)
+
+
+def test_a_column_outside_the_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="column 3 lies outside the 2 x 3 map"):
+        view_of(np.zeros((2, 3)), column=3)
 
 
 def test_a_map_of_zeros_has_a_scale() -> None:
@@ -378,8 +412,16 @@ def test_drag_zooms_to_a_window_whose_cells_read_exactly(app: Page) -> None:
     expect(app.get_by_test_id("map-readout")).to_contain_text("query 611 “<b>t</b>611”, key 333 “<b>t</b>333”")
     for panel in range(3):
         shown = float(app.get_by_test_id("map-value").nth(panel).get_attribute("data-value") or "nan")
-        assert shown == pytest.approx(big_map(panel)[611, 333], abs=4 / 254 + 1e-6)
-    expect(app.get_by_test_id("map-value").first).to_contain_text("≈")
+        assert shown == big_map(panel)[611, 333]  # a window this small is sent exactly
+    expect(app.get_by_test_id("map-value").first).not_to_contain_text("≈")
+
+
+@pytest.mark.browser
+def test_a_large_map_reads_roughly_and_says_so(app: Page) -> None:
+    app.mouse.move(*point_of_cell(app, 2, 611, 333))
+    shown = float(app.get_by_test_id("map-value").nth(2).get_attribute("data-value") or "nan")
+    assert shown == pytest.approx(2, abs=0.5 + 4 / 254)
+    expect(app.get_by_test_id("map-value").nth(2)).to_contain_text("≈")
 
 
 @pytest.mark.browser

@@ -116,3 +116,20 @@ def test_the_mixing_figure_holds_the_matrix_and_its_branches_on_one_scale(run):
 def test_the_source_figure_holds_the_parts(run):
     cell = views.read_cell(run, Selection(1, 2, 8, 7), "pattern")
     np.testing.assert_allclose(source_heads_figure(cell.parts, 2, "weight").data[0].y, cell.parts)
+
+
+def test_the_mixing_view_holds_the_matrix_and_its_branches_on_one_scale(run):
+    cell = views.read_cell(run, Selection(1, 2, 8, 7), "scores")
+    view = views.matrix_view(cell, 2)
+    whole, *branches = (panel.values for panel in view.panels)
+    np.testing.assert_array_equal(whole, run.mixing(1, "pre").matrix(8, 7).numpy())
+    np.testing.assert_allclose(sum(branches), whole, atol=1e-5)
+    assert len({panel.full_scale for panel in view.panels}) == 1
+    assert view.column == 2
+
+
+def test_the_sources_of_a_head_are_a_row_that_sums_to_its_composed_value(run):
+    cell = views.read_cell(run, Selection(1, 2, 8, 7), "pattern")
+    [panel] = views.sources_view(cell, 2, "pattern").panels
+    np.testing.assert_array_equal(panel.values, cell.parts[None])
+    assert panel.values.sum() == pytest.approx(float(run.pattern(1, heads=2, queries=8, keys=7)), abs=1e-6)

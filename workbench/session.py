@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from workbench.store_components import ComponentReading, ComponentRequest, read_
 from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.task_runs import TaskRequest, TaskResult
 from workbench.turns import telling
-from workbench.views import distances
+from workbench.viewer import MapView, Window
+from workbench.viewer.encoding import reduced_view
+from workbench.views import Selection, distances, head_maps
 
 MAP_BYTES = 256 << 20
 DISTANCES_KEPT = 256
@@ -43,6 +46,7 @@ ATTRIBUTIONS_KEPT = 64
 TABLES_KEPT = 64
 PICTURES_KEPT = 256
 SMALL_MAP_BYTES = 64 << 20
+VIEW_BYTES = 64 << 20
 ANSWERS_KEPT = 200_000
 COMPONENT_BYTES = 64 << 20
 COMPARISONS_KEPT = 64
@@ -70,6 +74,7 @@ class Workbench(RunningModels):
         self._tables: LRUCache = LRUCache(TABLES_KEPT)
         self._pictures: LRUCache = LRUCache(PICTURES_KEPT)
         self._small_maps: LRUCache = LRUCache(SMALL_MAP_BYTES, getsizeof=lambda maps: maps.nbytes)
+        self._views: LRUCache = LRUCache(VIEW_BYTES, getsizeof=lambda view: sum(p.values.nbytes for p in view.panels))
         self._task_scores: LRUCache = LRUCache(ANSWERS_KEPT, getsizeof=lambda scores: len(scores.answers))
         self._components: LRUCache = LRUCache(COMPONENT_BYTES, getsizeof=lambda reading: reading.nbytes)
         self._changes: LRUCache = LRUCache(CHANGES_KEPT)
@@ -89,6 +94,19 @@ class Workbench(RunningModels):
             return {kind: values[0] for kind, values in run.maps(layer, MAPS, heads=head).items()}
 
         return self._once(self._maps, (name, prompt, layer, head, change), ("maps", name), build)
+
+    def head_view(self, name: str, prompt: str, at: Selection, kind: str, window: Window | None) -> MapView:
+        """One head's raw and composed map and their difference, reduced to what is drawn; they share VIEW_BYTES.
+
+        Args:
+            at: its query and key are marked. kind: "scores" or "pattern". window: the part that is looked at.
+        """
+        run, maps = self.capture(name, prompt), self.maps(name, prompt, at.layer, at.head)
+        key = (name, prompt, at.layer, at.head, kind, window)
+        view = self._once(
+            self._views, key, ("maps", name), lambda: reduced_view(head_maps(maps, run, at, kind, window))
+        )
+        return replace(view, selected=(at.query, at.key))
 
     def side_change(self, side: Side) -> str | None:
         """The change that one side of a comparison runs under, as JSON; None = as trained.

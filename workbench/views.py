@@ -181,6 +181,26 @@ def read_cell(run: Capture, selection: Selection, kind: str) -> CellReading:
     )  # fmt: skip
 
 
+def matrix_view(cell: CellReading, head: int) -> MapView:
+    """M of one cell beside its five branches, source head x target head, on one scale; the head's column is framed."""
+    branches = {name.replace("_lowrank", " low-rank").replace("_", " "): part for name, part in cell.branches.items()}
+    parts = {"M = sum of the five": cell.matrix} | branches
+    scale = max_abs(*parts.values())
+    return MapView(
+        panels=[Panel(title, values, scale=scale) for title, values in parts.items()],
+        rows=Labels("source head"), cols=Labels("target head"), column=head, written=True, most_columns=3,
+    )  # fmt: skip
+
+
+def sources_view(cell: CellReading, head: int, kind: str) -> MapView:
+    """raw x M of every source head, whose sum is the composed value of the head, as one row."""
+    title = f"raw × M into head {head}, by source head: sums to {cell.parts.sum():.4f}"
+    return MapView(
+        panels=[Panel(title, cell.parts[None], unit=UNITS[kind])], rows=Labels("head", [str(head)]),
+        cols=Labels("source head"), stretch=True, written=True,
+    )  # fmt: skip
+
+
 def next_tokens(run: Capture, position: int, decode: object, count: int = 5) -> list[tuple[str, float]]:
     """The most likely next tokens after a position, with their probabilities."""
     if run.logits is None:

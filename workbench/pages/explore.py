@@ -16,7 +16,7 @@ from workbench.overviews import MEASURES, overview_view
 from workbench.pages.address import address, restored
 from workbench.pages.copy_python import copy_as_python
 from workbench.pages.downloads import show_maps
-from workbench.pages.inspector import LOOKS, inspector, take_line_click
+from workbench.pages.inspector import LOOKS, inspector, take_click
 from workbench.pages.shared import attempt, choose_run, run_fields, told, waited, workbench
 from workbench.pages.tables import explain, plain
 from workbench.scripts import explore_script
@@ -98,7 +98,7 @@ def current_selection(bench: Workbench, run: Capture, question: Question) -> Sel
         select(layer=sorted(run.layers)[on_overview.pick[0]], head=on_overview.pick[1])
     if on_maps.window is not None:
         st.session_state.window = on_maps.window
-    select(**take_line_click(run))
+    select(**take_click(run))
     return st.session_state.selection
 
 
@@ -173,11 +173,12 @@ def show_head(bench: Workbench, question: Question, run: Capture, selection: Sel
     st.caption(views.MEANINGS[kind])
     window = st.session_state.window
 
-    def view() -> MapView:  # kept for the downloads as long as the session lives: it must not hold the capture
+    def whole() -> MapView:  # kept for the downloads as long as the session lives: it must not hold the capture
         maps = bench.maps(*question, selection.layer, selection.head)
         return views.head_maps(maps, bench.capture(*question), selection, kind, window)
 
-    show_maps(attempt(view), key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=view)
+    view = attempt(lambda: bench.head_view(*question, selection, kind, window))
+    show_maps(view, key="maps", name=f"{kind}_layer_{selection.layer}_head_{selection.head}", again=whole)
     return kind
 
 

@@ -8,22 +8,24 @@ import streamlit as st
 from model import Capture
 from model.mixing import BRANCHES
 from workbench import views
-from workbench.figures import mixing_matrix_figure, source_heads_figure
 from workbench.lines import Along, line_view, read_line
-from workbench.pages.downloads import show_figure, show_maps
+from workbench.pages.downloads import show_maps
 from workbench.viewer.component import read_event
 from workbench.viewer.view import visible_token
-from workbench.views import KINDS, UNITS, CellReading, Selection
+from workbench.views import KINDS, CellReading, Selection
 
 LOOKS: dict[str, Along | None] = {"one pair": None, "whole row": "row", "whole column": "column"}
+MATRIX_PX = 260
 PARTS_OF_LINE = len(BRANCHES) + 2  # rows of a line's map below the source heads: a gap, the branches, their sum
 
 
-def take_line_click(run: Capture) -> dict[str, int]:
-    """The key or query that a click on a line's map means."""
+def take_click(run: Capture) -> dict[str, int]:
+    """What a click into this section means: the head of a matrix's column, or the key or query of a line's map."""
     along = LOOKS.get(st.session_state.get("look", ""))
     if along is None:
-        return {}
+        heads = run.cfg.n_heads
+        picks = [read_event(key, (rows, heads)).pick for key, rows in (("matrix", heads), ("sources", 1))]
+        return next(({"head": pick[1]} for pick in picks if pick is not None), {})
     event = read_event("line", (run.cfg.n_heads + PARTS_OF_LINE, len(run)))
     return {} if event.pick is None else {"key" if along == "row" else "query": event.pick[1]}
 
@@ -45,7 +47,9 @@ def inspector(run: Capture, selection: Selection, kind: str) -> None:
 
 def show_pair(run: Capture, selection: Selection, kind: str) -> None:
     cell = views.read_cell(run, selection, kind)
-    st.caption("Click a cell of the maps, or tokens in the strip, to choose another pair.")
+    st.caption(
+        "Click a cell of the maps, or tokens in the strip, to choose another pair; click a head below to look at it."
+    )
     if not cell.visible:
         st.warning("This query does not see this key (it comes later, or lies outside the layer's window).")
     numbers = st.columns(4)
@@ -53,8 +57,8 @@ def show_pair(run: Capture, selection: Selection, kind: str) -> None:
     numbers[1].metric(f"composed, head {selection.head}", f"{cell.composed[selection.head]:.4f}")
     numbers[2].metric("row sum of composed pattern", f"{cell.row_sum:.3f}")
     numbers[3].metric("branches − M, largest", f"{cell.branch_error:.1e}")
-    show_figure(mixing_matrix_figure(cell.matrix, cell.branches, selection.head), key="matrix", name="mixing_matrix")
-    show_figure(source_heads_figure(cell.parts, selection.head, UNITS[kind]), key="sources", name="source_heads")
+    show_maps(views.matrix_view(cell, selection.head), key="matrix", name="mixing_matrix", height=MATRIX_PX)
+    show_maps(views.sources_view(cell, selection.head, kind), key="sources", name="source_heads", height=48)
     st.caption(_drivers(run, selection, cell))
 
 

@@ -2,6 +2,7 @@
 
 Layout, deflated as one zlib stream: uint32 little-endian length of the header, the header (JSON), then for each panel
 rows x cols bytes. A byte is 0 for an absent cell, otherwise 128 + round(127 value / scale), so 1 and 255 are the ends.
+Small views (the header says "exact") end with the values themselves, rows x cols little-endian float32 for each panel.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +22,9 @@ MAX_PX = 384
 """Rows and columns beyond which a map is reduced before it is sent."""
 SMALL_PX = 96
 """The same of a small map, one of all heads of a layer."""
+
+EXACT_CELLS = 8192
+"""Cells of all panels up to which the values themselves are sent too."""
 
 ZERO = 128
 STEPS = 127
@@ -38,6 +43,12 @@ def reduce_map(values: np.ndarray, max_px: int = MAX_PX) -> np.ndarray:
         return values
     peaks = _peak_of_rows(values, max_px)
     return _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
+
+
+def reduced_view(view: MapView, max_px: int = MAX_PX) -> MapView:
+    """The view with panels that are no larger than what is drawn, for keeping: it encodes to the same bytes."""
+    panels = [replace(one, values=reduce_map(one.values, max_px), scale=one.full_scale) for one in view.panels]
+    return replace(view, panels=panels, window=view.extent, size=view.full_size)
 
 
 def block_around(position: int, start: int, end: int, max_px: int = MAX_PX) -> slice:
@@ -81,10 +92,13 @@ def encode_view(view: MapView, *, height: int | None = None, max_px: int = MAX_P
         height: greatest height of a panel in CSS pixels; None leaves it to the available width.
         name: of the files that pictures are saved as, without an ending.
     """
-    codes = [quantise(reduce_map(panel.values, max_px), panel.full_scale) for panel in view.panels]
-    drawn = {"grid": codes[0].shape, "maxPx": max_px, "height": height, "name": name}
+    maps = [reduce_map(panel.values, max_px) for panel in view.panels]
+    codes = [quantise(values, panel.full_scale) for values, panel in zip(maps, view.panels, strict=True)]
+    exact = sum(values.size for values in maps) <= EXACT_CELLS
+    drawn = {"grid": codes[0].shape, "maxPx": max_px, "height": height, "name": name, "exact": exact}
     header = json.dumps(_header(view) | drawn).encode()
-    raw = struct.pack("<I", len(header)) + header + b"".join(code.tobytes() for code in codes)
+    sent = [*codes, *(values.astype("<f4") for values in maps if exact)]
+    raw = struct.pack("<I", len(header)) + header + b"".join(values.tobytes() for values in sent)
     return zlib.compress(raw, level=4)
 
 
@@ -98,6 +112,9 @@ def _header(view: MapView) -> dict[str, Any]:
         "cols": _labels_header(view.cols),
         "absent": view.absent,
         "stretch": view.stretch,
+        "column": view.column,
+        "written": view.written,
+        "mostColumns": view.most_columns,
     }
 
 

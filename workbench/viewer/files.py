@@ -12,10 +12,10 @@ MAX_CSV_CELLS = 300_000
 
 def csv_refusal(view: MapView) -> str | None:
     """Why view_csv makes no file of a view; None = it does."""
-    cells = sum(panel.values.size for panel in view.panels)
+    (r0, r1), (c0, c1) = view.extent
+    cells = (r1 - r0) * (c1 - c0) * len(view.panels)
     if cells > MAX_CSV_CELLS:
         return f"This window has {cells:,} values, a CSV file at most {MAX_CSV_CELLS:,}. Zoom in first."
-    (r0, r1), (c0, c1) = view.extent
     if view.panels[0].values.shape != (r1 - r0, c1 - c0):
         return "These panels were reduced and no longer hold every cell. Zoom in first."
     return None

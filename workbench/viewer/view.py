@@ -121,6 +121,9 @@ class MapView:
         size: (rows, columns) of the full map; None takes it from the panels (then `window` must be None).
         absent: what the read-out says of an absent cell.
         stretch: fill the width and the height given, with cells that are not square.
+        column: a column of the full map that is framed in every panel, or None.
+        written: write values into cells that are large enough, in views small enough to be sent exactly.
+        most_columns: of panels side by side, or None for as many as fit.
     `values` hold either one entry for each cell of the window or a reduction of it (`reduce_map`).
     Raises:
         ValueError: panels, labels, window and selection contradict each other.
@@ -134,6 +137,9 @@ class MapView:
     size: tuple[int, int] | None = None
     absent: str = "not visible to this query"
     stretch: bool = False
+    column: int | None = None
+    written: bool = False
+    most_columns: int | None = None
 
     def __post_init__(self) -> None:
         shapes = {panel.values.shape for panel in self.panels}
@@ -145,6 +151,8 @@ class MapView:
         self._check_labels()
         if self.selected is not None and not _inside(self.selected, self.full_size):
             raise ValueError(f"selected cell {self.selected} lies outside the {_by(self.full_size)} map.")
+        if self.column is not None and not 0 <= self.column < self.full_size[1]:
+            raise ValueError(f"column {self.column} lies outside the {_by(self.full_size)} map.")
 
     def _check_window(self, *grid: int) -> None:
         for (start, end), length, cells in zip(self.extent, self.full_size, grid, strict=True):

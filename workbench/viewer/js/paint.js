@@ -4,6 +4,7 @@
 const MAX_DEVICE_PX = 1024;
 const GRID_LINE_CELL_PX = 11;
 const OUTLINE_CELL_PX = 6;
+const WRITTEN_PX = { letter: 6, height: 16 };
 
 function sizeCanvas(canvas, width, height) {
   const ratio = Math.min(window.devicePixelRatio || 1, MAX_DEVICE_PX / Math.max(width, height));
@@ -35,6 +36,39 @@ function paintRow(pixels, y, { rows, cols }, codes, stride, { byCode, notSent })
   }
 }
 
+// Writes the values into cells that are large enough, where the values themselves were sent; nothing for exactly 0.
+function writeValues(target, map, panel, view, layout, colours) {
+  const cell = cellBox(view, [view.r0, view.c0], layout);
+  const decimals = clamp(1 - Math.floor(Math.log10(panel.scale / 2)), 0, 6);
+  const fits = cell.width >= (decimals + 3) * WRITTEN_PX.letter && cell.height >= WRITTEN_PX.height;
+  if (!map.written || !panel.values || !fits) return;
+  const context = target.getContext("2d");
+  const table = panelColours(colours, panel);
+  context.save();
+  context.scale(target.width / layout.width, target.height / layout.height);
+  Object.assign(context, { font: "10px ui-monospace, monospace", textAlign: "center", textBaseline: "middle" });
+  for (let row = view.r0; row < view.r1; row += 1) {
+    for (let col = view.c0; col < view.c1; col += 1) {
+      const { rowStart, rowEnd, colStart } = blockOfCell(map, [row, col]);
+      const at = rowStart * map.grid[1] + colStart;
+      if (rowEnd === rowStart || panel.codes[at] === 0 || panel.values[at] === 0) continue;
+      const box = cellBox(view, [row, col], layout);
+      context.fillStyle = isDark(table[panel.codes[at]]) ? "#fff" : "#222";
+      context.fillText(written(panel.values[at], decimals), box.x + box.width / 2, box.y + box.height / 2);
+    }
+  }
+  context.restore();
+}
+
+function written(value, decimals) {
+  const text = Math.abs(value).toFixed(decimals);
+  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+}
+
+function isDark([red, green, blue]) {
+  return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
+}
+
 // Colours as the little-endian words of an image's data.
 function packedColours(colours, panel) {
   const pack = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
@@ -59,6 +93,7 @@ function paintPanel(viewer, part) {
   context.drawImage(base, 0, 0);
   context.scale(canvas.width / layout.width, canvas.height / layout.height);
   paintGridLines(context, view, layout, colours);
+  if (viewer.map.column !== null) paintColumn(context, viewer.map.column, view, layout, colours);
   if (viewer.hover) paintCrossHair(context, cellBox(view, viewer.hover.cell, layout), layout, colours);
   if (viewer.selected && windowHolds(view, viewer.selected)) {
     paintSelection(context, cellBox(view, viewer.selected, layout), layout, colours);
@@ -96,6 +131,15 @@ function paintCrossHair(context, box, layout, colours) {
     addLine(context, 0, box.y + share * box.height, layout.width, box.y + share * box.height);
   }
   stroke(context, cssColour(colours.text, 0.55), 1);
+}
+
+function paintColumn(context, column, view, layout, colours) {
+  if (column < view.c0 || column >= view.c1) return;
+  const { x, width } = cellBox(view, [view.r0, column], layout);
+  context.beginPath();
+  context.rect(x + 1, 1, width - 2, layout.height - 2);
+  stroke(context, cssColour(colours.background, 0.9), 4);
+  stroke(context, cssColour(colours.text), 2);
 }
 
 // A frame around the selected cell, never smaller than can be seen, in the text's colour (no value has it)

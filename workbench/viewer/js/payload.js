@@ -1,4 +1,5 @@
-// The bytes written by encoding.py, as an object: the header's fields, and each panel's codes as a Uint8Array.
+// The bytes written by encoding.py, as an object: the header's fields, each panel's codes as a Uint8Array, and its values
+// as a Float32Array where they were sent too (else null).
 
 const ZERO_CODE = 128;
 const CODE_STEPS = 127;
@@ -9,8 +10,16 @@ async function decodePayload(bytes) {
   const headerLength = new DataView(raw.buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(raw.subarray(4, 4 + headerLength)));
   const cells = header.grid[0] * header.grid[1];
-  const codesOf = (index) => raw.subarray(4 + headerLength + index * cells).subarray(0, cells);
-  const panels = header.panels.map((panel, index) => ({ ...panel, codes: codesOf(index) }));
+  const codesAt = 4 + headerLength;
+  const valuesAt = codesAt + header.panels.length * cells;
+  const codesOf = (index) => raw.subarray(codesAt + index * cells, codesAt + (index + 1) * cells);
+  const valuesOf = (index) => {
+    const start = valuesAt + 4 * cells * index;
+    return new Float32Array(raw.slice(start, start + 4 * cells).buffer); // a copy begins where a number may
+  };
+  const panels = header.panels.map((panel, index) => ({
+    ...panel, codes: codesOf(index), values: header.exact ? valuesOf(index) : null,
+  }));
   return { ...header, panels, extent: windowFromPairs(header.window) };
 }
 
@@ -44,7 +53,7 @@ function codeText(map, panel, code) {
   return `${sign} ${withUnit(codeValue(panel, code), panel.unit)}`;
 }
 
-function withUnit(value, unit) {
-  const digits = String(Number(value.toPrecision(3))).replace("-", "−");
+function withUnit(value, unit, precision = 3) {
+  const digits = String(Number(value.toPrecision(precision))).replace("-", "−");
   return unit ? `${digits} ${unit}` : digits;
 }

@@ -30,10 +30,19 @@ function panelPicture(viewer, part, index, frame) {
   cells.setAttribute("style", "image-rendering: pixelated");
   const absent = svgElement("rect", { ...canvas, fill: cssColour(viewer.colours.text, 0.12) });
   const edge = svgElement("rect", { ...canvas, fill: "none", stroke: cssColour(viewer.colours.text, 0.3) });
-  const drawn = [absent, cells, edge, ...selectionPicture(viewer, canvas), ...barPicture(viewer, part, index, frame)];
+  const marks = [...columnPicture(viewer, canvas), ...selectionPicture(viewer, canvas)];
+  const drawn = [absent, cells, edge, ...marks, ...barPicture(viewer, part, index, frame)];
   const texts = [part.title, part.colTitle, ...part.colAxis.children, ...part.bar.querySelectorAll("span")];
   if (!part.rowTitle.hidden) texts.push(part.rowTitle, ...part.rowAxis.children);
   return [...drawn, ...texts.map((text) => textPicture(frame, text))];
+}
+
+function columnPicture({ map, view, colours }, canvas) {
+  if (map.column === null || map.column < view.c0 || map.column >= view.c1) return [];
+  const width = canvas.width / (view.c1 - view.c0);
+  const x = canvas.x + (map.column - view.c0) * width;
+  const { y, height } = canvas;
+  return [svgElement("rect", { x, y, width, height, fill: "none", stroke: cssColour(colours.text), "stroke-width": 1.5 })];
 }
 
 function selectionPicture({ view, selected, colours }, canvas) {

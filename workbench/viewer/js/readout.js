@@ -32,9 +32,12 @@ function valueChip(map, panel, index, block) {
   const { rowStart, rowEnd, colStart, colEnd } = block;
   const empty = rowEnd === rowStart || colEnd === colStart;
   const code = empty ? 0 : peakCode(panel.codes, map.grid[1], rowStart, rowEnd, colStart, colEnd);
+  const single = rowEnd - rowStart === 1 && colEnd - colStart === 1;
+  const exact = code !== 0 && single && panel.values ? panel.values[rowStart * map.grid[1] + colStart] : null;
   const chip = element("span", "value", { "data-testid": "map-value", "data-panel": index });
-  if (code !== 0) chip.dataset.value = codeValue(panel, code);
-  const text = empty ? "outside the loaded window" : codeText(map, panel, code);
+  if (code !== 0) chip.dataset.value = exact ?? codeValue(panel, code);
+  const read = () => (exact === null ? codeText(map, panel, code) : withUnit(exact, panel.unit, 4));
+  const text = empty ? "outside the loaded window" : read();
   chip.append(textSpan("name", panel.title), textSpan("", text));
   return chip;
 }

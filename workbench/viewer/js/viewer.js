@@ -103,6 +103,7 @@ function refreshPanel(viewer, part, panel, index) {
   [part.base.width, part.base.height] = [part.canvas.width, part.canvas.height];
   if (index === 0) viewer.spans = viewSpans(map, view, part.base.width, part.base.height);
   paintCells(part.base, map, panel, viewer.spans, colours);
+  writeValues(part.base, map, panel, view, layout, colours);
 }
 
 // What changes with the pointer and the selection: read-out now, canvases at the next frame.
@@ -132,7 +133,7 @@ function computeLayout(viewer) {
   const available = root.clientWidth;
   const count = map.panels.length;
   const least = available >= WIDE_PX ? MIN_PANEL_PX.wide : MIN_PANEL_PX.narrow;
-  const columns = clamp(Math.floor(available / least), 1, count);
+  const columns = clamp(Math.floor(available / least), 1, Math.min(count, map.mostColumns ?? count));
   const labelElement = parts.panels[0].rowAxis;
   const widest = (labels, length, cellPx) => widestLabel(labels, length, cellPx, labelElement);
   const share = (rowLabels) => (available - rowLabels - AXIS_TITLE_PX - GAP_PX * (columns - 1)) / columns;
