@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 from cachetools import LRUCache
 
 from model import HookedDCFormer
+from workbench.loading import give_back_memory
 from workbench.turns import Turn
 
 Value = TypeVar("Value")
+LARGE_BYTES = 100 << 20
+"""A value of a cache counted in bytes, for which room is given back to the system as soon as an older one has gone."""
 
 
 class KeptAnswers:
@@ -44,6 +47,8 @@ class KeptAnswers:
             with self._guard:
                 if cache.getsizeof(value) <= cache.maxsize and holds not in self._unloaded:
                     cache[key] = value
+            if cache.getsizeof(value) >= LARGE_BYTES:
+                give_back_memory()
             return value
 
     def _turn(self, of: Any) -> Turn:
