@@ -72,14 +72,14 @@ def visit(page: Page, address: str, stop: Stop) -> bytes:
     if stop.top:
         heading = page.get_by_role("heading", name=stop.top).first
         heading.evaluate("element => element.scrollIntoView({block: 'start'})")
-        settled(page)
+    settled(page)  # maps may have come since
     return page.screenshot()
 
 
 def settled(page: Page) -> None:
     """Wait until the page has answered and what it draws is there."""
     page.get_by_test_id("stMainBlockContainer").wait_for(timeout=PATIENCE)
-    time.sleep(0.7)
+    time.sleep(1.5)
     for waiting in ("stStatusWidget", "stSpinner", "stSkeleton"):
         expect(page.get_by_test_id(waiting)).to_have_count(0, timeout=PATIENCE)
     expect(page.locator('.map-viewer[data-state="loading"]')).to_have_count(0, timeout=PATIENCE)

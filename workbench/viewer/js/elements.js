@@ -20,6 +20,7 @@ function buildRoot() {
     save: element("span", "save"),
   };
   parts.reset.textContent = "Reset zoom";
+  parts.reset.hidden = true;
   parts.help.textContent = "Click or arrow keys: select. Drag or Ctrl + scroll: zoom. Double-click or Esc: whole map.";
   const footer = element("div", "footer");
   footer.append(parts.reset, parts.legend, parts.note, parts.help, parts.save);
