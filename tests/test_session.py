@@ -9,7 +9,7 @@ import torch
 from model import capture, load_model
 from probes import Intervention, uncomposed_twin
 from probes.interventions import from_json, to_json
-from workbench import running_models
+from workbench import kept, running_models
 from workbench.session import Workbench
 from workbench.sweeping import SweepRequest
 from workbench.viewer import encode_view
@@ -100,6 +100,17 @@ def test_a_capture_larger_than_the_cache_is_kept_alone(monkeypatch):
         bench.capture("demo/dcformer", prompt)
     assert calls == PROMPTS[:2], "every click would run the model again"
     assert len(bench._captures) == 1
+
+
+def test_room_of_a_large_capture_is_given_back_once_the_next_one_has_its_place(monkeypatch):
+    bench, kept_at = Workbench(), []
+    monkeypatch.setattr(kept, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(kept, "give_back_memory", lambda: kept_at.append(len(bench._captures)))
+    for prompt in (PROMPTS[0], PROMPTS[0], PROMPTS[1]):
+        bench.capture("demo/dcformer", prompt)
+    assert kept_at == [1, 2]
+    assert not bench.distances("demo/dcformer", PROMPTS[0])["pre"].isnan().any()
+    assert len(kept_at) == 2, "what is counted in pieces gives nothing back"
 
 
 def test_an_error_leaves_the_next_request_working():
