@@ -308,10 +308,17 @@ def test_second_layers_of_mixing_networks_are_one_launch_and_the_same_numbers(dt
 
 
 @pytest.mark.parametrize(
-    "size", [(4, 2, 16, 4, 4), (2, 1, 24, 4, 8), (4, 1, 16, 6, 8)], ids=["groups", "width", "rank"]
+    ("size", "dtype"),
+    [
+        ((4, 2, 16, 4, 4), torch.float32),
+        ((2, 1, 24, 4, 8), torch.float32),
+        ((4, 1, 16, 6, 8), torch.float32),
+        ((4, 1, 16, 4, 8), torch.float64),
+    ],
+    ids=["groups", "width", "rank", "float64"],
 )
-def test_second_layers_that_the_kernel_does_not_hold_are_pytorchs(size):
+def test_second_layers_that_the_kernel_does_not_hold_are_pytorchs(size, dtype):
     C, G, K, _, N = size
-    given = torch.randn(1, 9, C * G * K), torch.randn(1, 9, C * G * N), torch.randn(size)
+    given = [torch.randn(size).to(dtype) for size in ((1, 9, C * G * K), (1, 9, C * G * N), size)]
     for found, right in zip(triton_second_layers(*given), second_layers(*given), strict=True):
         assert all(torch.equal(mine, wanted) for mine, wanted in zip(found, right, strict=True))

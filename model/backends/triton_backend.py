@@ -69,8 +69,9 @@ def triton_second_layers(
     """See model.mixing.second_layers, which computes what the kernel does not hold, and where it fails."""
     call = hidden_BTP, gates_BTP, factor_weight_CGKRN
     _, groups, *sizes = factor_weight_CGKRN.shape
-    on_tensor_cores = hidden_BTP.element_size() == 2 or hidden_BTP.device.type == "cpu"
-    held = groups == 1 and sizes[0] >= 16 and all(size & (size - 1) == 0 for size in sizes) and on_tensor_cores
+    # the kernel computes in float32; on a GPU that is worth a launch for what tensor cores take alone
+    narrow = hidden_BTP.element_size() == 2 or (hidden_BTP.element_size() == 4 and hidden_BTP.device.type == "cpu")
+    held = groups == 1 and sizes[0] >= 16 and all(size & (size - 1) == 0 for size in sizes) and narrow
     if not held or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in call)):
         return second_layers(*call)
 
