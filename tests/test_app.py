@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,28 @@ def test_a_click_into_a_matrix_opens_the_head_of_its_column(page):
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 3.5 / 8, "y": box["height"] * 5.5 / 8})
     expect(page.get_by_text(re.compile(r"Layer \d, head 3: before and after mixing"))).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.browser
+def test_every_map_saves_its_pictures_and_lets_go_of_its_zoom(page):
+    """The menu of files is drawn over the footer of a map; its buttons stay within reach."""
+    viewers = page.get_by_test_id("map-viewer")
+    expect(viewers).to_have_count(4, timeout=PATIENCE)
+    for viewer in viewers.all():
+        viewer.scroll_into_view_if_needed()
+        for kind, start in (("png", b"\x89PNG"), ("svg", b"<svg")):
+            with page.expect_download() as download:
+                viewer.get_by_test_id(f"map-save-{kind}").click()
+            assert Path(download.value.path()).read_bytes().startswith(start)
+    large = viewers.nth(1)
+    large.get_by_test_id("map-canvas").first.scroll_into_view_if_needed()
+    box = large.get_by_test_id("map-canvas").first.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 120, steps=4)
+    page.mouse.up()
+    large.get_by_test_id("map-reset-zoom").click()
+    expect(large.get_by_test_id("map-reset-zoom")).to_be_hidden(timeout=PATIENCE)
 
 
 @pytest.mark.browser

@@ -85,7 +85,10 @@ class _Line:
 
 STYLE = """<style>
 .stMainBlockContainer { padding: 3rem 2rem 4rem; }
-[class*="below-maps"]:not([class*="menu"]) { margin-top: -3.2rem; position: relative; z-index: 1; }
+[class*="below-maps"]:not([class*="menu"]) {
+  margin-top: -3.2rem; position: relative; z-index: 1; pointer-events: none; /* the viewer's own buttons lie under it */
+}
+[class*="below-maps"]:not([class*="menu"]) > * { pointer-events: auto; }
 [class*="below-figure"]:not([class*="menu"]) { margin-top: -1.6rem; }
 </style>"""
 """Streamlit's own margins would leave no room for three maps side by side at 1280 px."""
