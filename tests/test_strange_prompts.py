@@ -174,11 +174,15 @@ def test_pictures_and_files_of_a_strange_prompt_are_saved_and_do_nothing_when_op
         page.goto(f"{served.address}/?{urlencode({'prompt': prompt})}")
         page.get_by_test_id("token-strip").first.wait_for()
         settled(page)
-        page.get_by_role("button", name="Save").last.click()
-        for kind in ("PNG", "SVG", "HTML"):
+        maps = page.get_by_test_id("map-viewer").nth(1)
+        for kind in ("png", "svg"):
             with page.expect_download() as download:
-                page.get_by_role("button", name=kind, exact=True).last.click()
-            download.value.save_as(tmp_path / f"figure.{kind.lower()}")
+                maps.get_by_test_id(f"map-save-{kind}").click()
+            download.value.save_as(tmp_path / f"figure.{kind}")
+        page.locator('[class*="st-key-maps-below-maps-menu"] button').first.click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="HTML", exact=True).last.click()
+        download.value.save_as(tmp_path / "figure.html")
         watch.nothing_happened("saving")
         assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
         for kind in ("svg", "html"):
