@@ -41,6 +41,21 @@ def test_a_prompt_typed_before_the_browser_heard_of_the_new_address_stays(clock,
     assert page.query_params["prompt"] == THIRD
 
 
+@pytest.mark.parametrize("late_s", [0.5, 30, 600])
+def test_an_address_that_was_replaced_before_the_browser_told_of_it_undoes_nothing(clock, late_s):
+    """Two answers are on their way: the browser tells of the first when the second has been written."""
+    page = opened()
+    old = dict(page.query_params)
+    first = dict(typed(page, FIRST).query_params)
+    for seen, prompt in ((old, SECOND), (first, THIRD)):
+        clock(late_s)
+        page.query_params.clear()
+        page.query_params.update(seen)
+        typed(page, prompt)
+        assert page.text_area(key="prompt").value == prompt
+        assert page.query_params["prompt"] == prompt
+
+
 def test_the_back_button_goes_back(clock):
     page = typed(opened(), FIRST)
     old = dict(page.query_params)

@@ -138,6 +138,9 @@ def _leave(fields: Sequence[Field]) -> None:
         st.caption(f"This state is too long for a link: the address does not hold its {', '.join(missing)}.")
     here = _given()
     if said != here:
-        state[REPLACED] = [*state.get(REPLACED, ()), (time.monotonic(), here)][-MOST_REPLACED:]
+        # what was written before may not have reached the browser yet, which tells of it later
+        replaced = [here] if state.get(WRITTEN) in (None, here, said) else [here, state[WRITTEN]]
+        now = time.monotonic()
+        state[REPLACED] = [*state.get(REPLACED, ()), *((now, one) for one in replaced)][-MOST_REPLACED:]
         st.query_params.from_dict(said)
     state[WRITTEN] = said
