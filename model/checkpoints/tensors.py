@@ -179,7 +179,7 @@ def refuse_bombs(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:  # damage has many names
         raise ModelLoadError(
             f"{path} is not a readable torch checkpoint ({_first_line(error)}). Fetch it again or convert it to "
             "safetensors where you trust it."
