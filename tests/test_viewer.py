@@ -1,4 +1,4 @@
-"""The canvas viewer: what is sent to the browser, and what is refused; test_viewer_browser.py looks at it in Chromium."""
+"""The canvas viewer: what is sent to the browser and what is refused; test_viewer_browser.py looks at it drawn."""
 
 from __future__ import annotations
 

@@ -179,7 +179,8 @@ def refuse_bombs(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:  # damage has many names
+    # what zipfile raises on damaged archives: all of it becomes one sentence
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise ModelLoadError(
             f"{path} is not a readable torch checkpoint ({_first_line(error)}). Fetch it again or convert it to "
             "safetensors where you trust it."
