@@ -23,7 +23,7 @@ import torch
 from playwright.sync_api import Browser, Page
 
 from benchmarks import page_actions as do
-from benchmarks.page_actions import Taken, Traffic
+from benchmarks.page_actions import Taken
 from benchmarks.page_memory import MemoryReading, endurance, sessions
 from benchmarks.timing import machine, markdown_table
 from model import Capture, DCFormerConfig, HookedDCFormer, capture, load_model, save_model
@@ -122,27 +122,26 @@ def measure(browser: Browser, address: str, model: str, asked: Asked, repeats: i
     """Every kind of interaction, and what the server holds afterwards."""
     (prompt, tokens), first, at = asked.prompts(1)[0], SECONDS["to first maps"], do.link(address, asked.name)
     with do.session(browser) as page:  # loads the model, and keeps the short prompt's capture
-        do.timed(page, Traffic(page), do.opening(page, at))
+        do.timed(page, do.opening(page, at))
     rows = []
     with do.session(browser) as page:
-        traffic = Traffic(page)
-        rows.append(Row(model, "page opened, short prompt", 0, first, [do.timed(page, traffic, do.opening(page, at))]))
+        rows.append(Row(model, "page opened, short prompt", 0, first, [do.timed(page, do.opening(page, at))]))
         with torch.no_grad():
             run, own = clocked(lambda: capture(asked.model, prompt))
-        typed = do.timed(page, traffic, do.typing(page, prompt, tokens))
+        typed = do.timed(page, do.typing(page, prompt, tokens))
         rows.append(Row(model, "long prompt typed: the model runs", tokens, first, [with_own(typed, own)]))
-        found = interactions(page, traffic, asked, run, repeats)
+        found = interactions(page, asked, run, repeats)
         rows += [Row(model, name, tokens, SECONDS["interaction"], taken) for name, taken in found.items()]
         opened_by = page.url
         held = MemoryReading(model, "one session", do.server_memory())
     if "prompt=" in opened_by:  # else it was too long for a link
         with do.session(browser) as page:
-            opened = do.timed(page, Traffic(page), do.opening(page, opened_by))
+            opened = do.timed(page, do.opening(page, opened_by))
             rows.append(Row(model, "page opened by its link, capture kept", tokens, first, [opened]))
     return rows, held
 
 
-def interactions(page: Page, traffic: Traffic, asked: Asked, run: Capture, repeats: int) -> dict[str, list[Taken]]:
+def interactions(page: Page, asked: Asked, run: Capture, repeats: int) -> dict[str, list[Taken]]:
     layers, heads = asked.shape
     steps: dict[str, Callable[[int], do.Step]] = {
         "another cell": lambda number: do.cell(page, number),
@@ -153,7 +152,7 @@ def interactions(page: Page, traffic: Traffic, asked: Asked, run: Capture, repea
     found: dict[str, list[Taken]] = {name: [] for name in steps}
     for name, step in steps.items():
         for number in range(repeats):
-            taken = do.timed(page, traffic, step(number))
+            taken = do.timed(page, step(number))
             own = own_time(run, *do.chosen(page)) if name in ("another head", "another layer") else 0.0
             found[name].append(with_own(taken, own))
         click.echo(f"{name}: {found[name]}", err=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 import psutil
-from playwright.sync_api import Browser, Locator, Page, Position, WebSocket, expect
+from playwright.sync_api import Browser, Locator, Page, Position, expect
 
 PATIENCE_MS = 300_000
 VIEWPORT = {"width": 1280, "height": 1000}
@@ -19,18 +19,24 @@ Step = tuple[Callable[[], None], Callable[[], None]]
 """Do it; wait until its answer stands."""
 
 
-class Traffic:
-    """Counts the bytes of WebSocket frames that a page receives."""
+# counted in the page: handed to this process one by one, frames would keep the cores busy that the app is timed on
+COUNT_FRAMES = """
+window.receivedBytes = 0;
+const Unwatched = WebSocket;
+window.WebSocket = class extends Unwatched {
+  constructor(...given) {
+    super(...given);
+    this.addEventListener("message", ({ data }) => {
+      window.receivedBytes += data.byteLength ?? data.size ?? data.length;
+    });
+  }
+};
+"""
 
-    def __init__(self, page: Page):
-        self.bytes = 0
-        page.on("websocket", self._listen)
 
-    def _listen(self, socket: WebSocket) -> None:
-        socket.on("framereceived", self._count)
-
-    def _count(self, payload: str | bytes) -> None:
-        self.bytes += len(payload if isinstance(payload, bytes) else payload.encode())
+def received(page: Page) -> int:
+    """Bytes of the WebSocket frames that a page of session() has received since it was opened."""
+    return int(page.evaluate("window.receivedBytes ?? 0"))
 
 
 @dataclass(frozen=True)
@@ -42,21 +48,23 @@ class Taken:
     own: float = 0.0
 
 
-def timed(page: Page, traffic: Traffic, step: Step) -> Taken:
+def timed(page: Page, step: Step) -> Taken:
     """From the action until its answer is drawn and the page's script has ended."""
-    before, started = traffic.bytes, time.perf_counter()
+    before, started = received(page), time.perf_counter()
     act, shown = step
     act()
     shown()
     idle(page)
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    return Taken(time.perf_counter() - started, (traffic.bytes - before) / 1000)
+    seconds = time.perf_counter() - started
+    return Taken(seconds, (received(page) - before) / 1000)
 
 
 @contextmanager
 def session(browser: Browser) -> Iterator[Page]:
     """A page of a browser context of its own: to the server, another person."""
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
+    context.add_init_script(COUNT_FRAMES)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     yield page
@@ -64,6 +72,8 @@ def session(browser: Browser) -> Iterator[Page]:
 
 
 # -- steps -------------------------------------------------------------------------------------------
+
+# clicks with force: else two frames pass before each, in which the driver sees whether its target stands still
 
 
 def opening(page: Page, address: str) -> Step:
@@ -84,7 +94,7 @@ def cell(page: Page, number: int) -> Step:
     canvas = _canvas(page, viewer=1, panel=1)
     place = _inside(canvas, 0.1 + 0.05 * (number % 8), 0.7 + 0.02 * (number // 8 % 10))
     old = heading(page, "at query")
-    return lambda: canvas.click(position=place), lambda: changed(page, "at query", old)
+    return lambda: canvas.click(position=place, force=True), lambda: changed(page, "at query", old)
 
 
 def head(page: Page, number: int, layers: int, heads: int) -> Step:
@@ -102,14 +112,14 @@ def layer(page: Page, number: int, layers: int, heads: int) -> Step:
 def kind(page: Page, number: int) -> Step:
     wanted = "scores" if "M_post" in heading(page, "at query") else "pattern"
     old = heading(page, "at query")
-    return lambda: page.get_by_text(wanted, exact=True).click(), lambda: changed(page, "at query", old)
+    return lambda: page.get_by_text(wanted, exact=True).click(force=True), lambda: changed(page, "at query", old)
 
 
 def _overview(page: Page, at_layer: int, at_head: int, layers: int, heads: int) -> Step:
     canvas = _canvas(page, viewer=0, panel=0)
     place = _inside(canvas, (at_head + 0.5) / heads, (at_layer + 0.5) / layers)
     old = heading(page, "before and after")
-    return lambda: canvas.click(position=place), lambda: changed(page, "before and after", old)
+    return lambda: canvas.click(position=place, force=True), lambda: changed(page, "before and after", old)
 
 
 def _canvas(page: Page, viewer: int, panel: int) -> Locator:

@@ -40,9 +40,8 @@ def sessions(browser: Browser, address: str, model: str, name: str, prompts: lis
     with ExitStack() as open_sessions:
         for number, (prompt, tokens) in enumerate(prompts, 1):
             page = open_sessions.enter_context(do.session(browser))
-            traffic = do.Traffic(page)
-            do.timed(page, traffic, do.opening(page, do.link(address, name)))
-            do.timed(page, traffic, do.typing(page, prompt, tokens))
+            do.timed(page, do.opening(page, do.link(address, name)))
+            do.timed(page, do.typing(page, prompt, tokens))
             readings.append(MemoryReading(model, f"{number} sessions, each on another prompt", do.server_memory()))
     growth = (readings[-1].server - readings[0].server) / max(len(readings) - 1, 1)
     verdict = f"{growth:.0f} MB a session, {SESSION_MB} {'met' if growth <= SESSION_MB else 'missed'}"
@@ -61,9 +60,8 @@ def endurance(
     """Memory after every tenth of many interactions of one session."""
     every, readings = max(1, interactions // 10), []
     with do.session(browser) as page:
-        traffic = do.Traffic(page)
-        do.timed(page, traffic, do.opening(page, do.link(address, model)))
-        do.timed(page, traffic, do.typing(page, *prompt))
+        do.timed(page, do.opening(page, do.link(address, model)))
+        do.timed(page, do.typing(page, *prompt))
         steps: list[Callable[[int], do.Step]] = [
             lambda number: do.cell(page, number),
             lambda number: do.head(page, number, *shape),
@@ -71,7 +69,7 @@ def endurance(
             lambda number: do.layer(page, number, *shape),
         ]
         for number in range(1, interactions + 1):
-            do.timed(page, traffic, steps[number % len(steps)](number // len(steps)))
+            do.timed(page, steps[number % len(steps)](number // len(steps)))
             if number % every == 0:
                 when = f"{number} interactions"
                 readings.append(MemoryReading(model, when, do.server_memory(), do.browser_heap(page)))

@@ -16,17 +16,20 @@ from torch import Tensor
 
 from model.backends.eager import attention_scores, in_dtype
 from model.config import SIDES, SITES, DCFormerConfig
-from model.functional import masked_softmax, visible
+from model.functional import visible
 from model.mixing import Mixing, base_matrix, compose, compose_heads, side_part
 from model.site_mixing import Positions, SiteMixing, index_list, one_index
+from model.threads import side_by_side
 
-BLOCK_CELLS = 2**20
+BLOCK_CELLS = 2**18
 """Cells of all heads' maps that one block of queries may hold; small blocks leave out most of what is masked."""
 
 KEYS_AT_ONCE = 128
 """Keys whose H x H matrices mixed_blocks builds at a time."""
 
 MAPS = ("scores_raw", "scores_composed", "pattern_raw", "pattern_composed")
+UNSEEN = {"scores_composed": float("-inf")}
+"""What stands at keys that a query may not see, where that is not 0; raw scores are masked nowhere."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,20 @@ class Capture:
         heads: Positions = None, queries: Positions = None, keys: Positions = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Several of the four maps at once, each float32 [head, query, key], for the cost of the dearest."""
-        at = self._layer(layer)
-        head_index = index_list(heads, self.cfg.n_heads, "head")
-        query_index, key_index = (index_list(p, len(self), name) for p, name in ((queries, "query"), (keys, "key")))
-        shape = (len(head_index), len(query_index), len(key_index))
-        out = {name: torch.empty(shape) for name in wanted}
-        for rows in self._blocks(query_index):
-            block = self._block(layer, at, wanted, head_index, query_index[rows], key_index)
-            for name in wanted:
-                out[name][:, rows] = block[name].float()
+        heads, queries, keys = (
+            index_list(chosen, there, axis)
+            for chosen, there, axis in (
+                (heads, self.cfg.n_heads, "head"), (queries, len(self), "query"), (keys, len(self), "key")
+            )
+        )  # fmt: skip
+        layer = self.layer_index(layer)
+        out = _unseen(wanted, (len(heads), len(queries), len(keys)), torch.float32)
+        key_cut = _as_slice(keys)
+
+        def build(rows: slice) -> None:
+            self._fill({name: values[:, rows] for name, values in out.items()}, layer, heads, queries[rows], key_cut)
+
+        side_by_side(build, self._blocks(queries))
         return out
 
     def row(self, layer: int, name: str, query: int) -> Tensor:
@@ -128,9 +136,12 @@ class Capture:
 
         In at least float32: float64 for a float64 model, where a whole map comes back rounded.
         """
-        at, seen = self._layer(layer), self.keys_seen(layer, query)
+        layer, seen = self.layer_index(layer), self.keys_seen(layer, query)
         heads, keys = torch.arange(self.cfg.n_heads), torch.arange(seen.start, seen.stop)
-        return self._block(layer, at, (name,), heads, keys[-1:], keys)[name][:, 0]
+        wide = torch.promote_types(self.layers[layer].q.dtype, torch.float32)
+        out = _unseen((name,), (len(heads), 1, len(keys)), wide)
+        self._fill(out, layer, heads, keys[-1:], seen)
+        return out[name][:, 0]
 
     def keys_seen(self, layer: int, query: int) -> slice:
         """The keys that a query sees in a layer: up to itself, in a local layer only the last of these."""
@@ -185,38 +196,37 @@ class Capture:
         for first in range(0, len(query_index), block):
             yield slice(first, first + block)
 
-    def _block(
-        self, layer: int, at: LayerCapture, wanted: Sequence[str], heads: Tensor, queries: Tensor, keys: Tensor
-    ) -> dict[str, Tensor]:
-        """The wanted maps of a block of queries, [head, query, key]."""
-        out = {}
-        if "scores_raw" in wanted:
-            out["scores_raw"] = attention_scores(at.q[None, queries][:, :, heads], at.k[None, keys][:, :, heads])[0]
-        window = self.cfg.keys_visible_in(layer)
-        if "pattern_raw" not in wanted and "pattern_composed" not in wanted:
-            if "scores_composed" in wanted:
-                raw = attention_scores(at.q[None, queries], at.k[None, keys])
-                scores = compose_heads(raw, in_dtype(at.pre.cut(queries, keys), raw), heads)[0]
-                out["scores_composed"] = scores.masked_fill(~visible(queries, keys, window), float("-inf"))
-            return out
+    def _fill(self, out: dict[str, Tensor], layer: int, heads: Tensor, queries: Tensor, keys: slice | Tensor) -> None:
+        """Write a block of queries into the wanted maps, [head, query, key], where keys may be seen."""
+        at, window = self.layers[layer], self.cfg.keys_visible_in(layer)
+        own, rows = _as_slice(heads), _as_slice(queries)
+        if "scores_raw" in out:
+            q, k = at.q[:, own][rows], at.k[:, own][keys]
+            out["scores_raw"].copy_(attention_scores(q[None], k[None])[0])
+        if not out.keys() - {"scores_raw"}:
+            return
+        first, end = 0 if window is None else max(0, int(queries.min()) - window + 1), int(queries.max()) + 1
+        places, asked, columns = _inside(keys, first, end)
+        if not len(torch.arange(len(self))[asked]):
+            return
+        softmax = "pattern_raw" in out or "pattern_composed" in out
         # a softmax needs every key that these queries see, whichever keys were asked for
-        end = int(queries.max()) + 1
-        first = 0 if window is None else max(0, int(queries.min()) - window + 1)
-        span = torch.arange(first, end)
-        raw = attention_scores(at.q[None, queries], at.k[None, first:end])
-        scores = compose(raw, in_dtype(at.pre.cut(queries, slice(first, end)), raw))
-        scores = scores.masked_fill(~visible(queries, span, window), float("-inf"))
-        pattern = masked_softmax(scores)
-        inside = (keys >= first) & (keys < end)
-        columns = keys[inside] - first
-        if "scores_composed" in wanted:
-            out["scores_composed"] = _spread(scores[0, heads][..., columns], inside, float("-inf"))
-        if "pattern_raw" in wanted:
-            out["pattern_raw"] = _spread(pattern[0, heads][..., columns], inside, 0.0)
-        if "pattern_composed" in wanted:
-            composed = compose_heads(pattern[..., columns], in_dtype(at.post.cut(queries, keys[inside]), raw), heads)
-            out["pattern_composed"] = _spread(composed[0], inside, 0.0)
-        return out
+        read = slice(first, end) if softmax else asked
+        raw = attention_scores(at.q[None, rows], at.k[None, read])
+        mixing, unseen = in_dtype(at.pre.cut(rows, read), raw), ~visible(queries, torch.arange(len(self))[read], window)
+        if not softmax:
+            scores = compose_heads(raw, mixing, heads).masked_fill_(unseen, float("-inf"))
+            _put(out["scores_composed"], places, scores[0])
+            return
+        scores = compose(raw, mixing).masked_fill_(unseen, float("-inf"))
+        if "scores_composed" in out:
+            _put(out["scores_composed"], places, scores[0, own][..., columns])
+        pattern = scores.softmax(-1)  # every query sees itself
+        if "pattern_raw" in out:
+            _put(out["pattern_raw"], places, pattern[0, own][..., columns])
+        if "pattern_composed" in out:
+            mixing = in_dtype(at.post.cut(rows, asked), raw)
+            _put(out["pattern_composed"], places, compose_heads(pattern[..., columns], mixing, heads)[0])
 
 
 def mixed_blocks(maps_NS: Tensor, mixing: Mixing, query: int, keys: slice) -> Iterator[tuple[slice, Tensor]]:
@@ -258,8 +268,26 @@ def _stage(stage: str) -> Literal["raw", "composed"]:
     return stage  # type: ignore[return-value]
 
 
-def _spread(values: Tensor, inside: Tensor, outside: float) -> Tensor:
-    """Columns of the keys that were computed, back in their places among the keys asked for."""
-    out = values.new_full((*values.shape[:-1], len(inside)), outside)
-    out[..., inside] = values
-    return out
+def _unseen(wanted: Sequence[str], shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Maps in which no key is seen yet."""
+    return {name: torch.full(shape, UNSEEN.get(name, 0.0), dtype=dtype) for name in wanted}
+
+
+def _as_slice(index: Tensor) -> slice | Tensor:
+    """Indices that follow one another as a slice: of what it cuts it makes a view, where they would copy."""
+    first, length = int(index[0]), len(index)
+    return slice(first, first + length) if torch.equal(index, torch.arange(first, first + length)) else index
+
+
+def _inside(keys: slice | Tensor, first: int, end: int) -> tuple[slice | Tensor, slice | Tensor, slice | Tensor]:
+    """Of some keys those in first..end: their places among the keys, the keys themselves, and counted from first."""
+    if isinstance(keys, slice):
+        start, stop = max(keys.start, first), max(keys.start, first, min(keys.stop, end))
+        return tuple(slice(start - zero, stop - zero) for zero in (keys.start, 0, first))  # type: ignore[return-value]
+    inside = (keys >= first) & (keys < end)
+    return inside, keys[inside], keys[inside] - first
+
+
+def _put(out: Tensor, places: slice | Tensor, values: Tensor) -> None:
+    """Write the values of some keys into their places, rounded to the map's dtype."""
+    out[..., places] = values.to(out.dtype)

@@ -242,6 +242,33 @@ def test_tokens_choose_query_and_key(page):
     expect(chips.nth(3)).to_have_class(re.compile("key"))
 
 
+def in_sight(strip, chip):
+    """Does the strip, which scrolls, show this chip?"""
+    (outer, inner) = (place.bounding_box() for place in (strip, chip))
+    return outer["y"] <= inner["y"] and inner["y"] + inner["height"] <= outer["y"] + outer["height"] + 1
+
+
+@pytest.mark.browser
+def test_a_long_prompt_is_a_strip_in_groups_that_shows_the_query(page):
+    model = load_model("demo/dcformer")
+    text = " ".join(["Mary has a violin."] * 45)
+    count = len(model.to_str_tokens(text))
+    assert count > 210
+    type_prompt(page, text, count)
+    strip = page.get_by_test_id("token-strip")
+    groups, chips = strip.locator(".group"), strip.locator("button")
+    assert [group.get_attribute("data-start") for group in groups.all()] == [str(at) for at in range(0, count, 100)]
+    assert [group.locator("button").count() for group in groups.all()][:2] == [100, 100]
+    assert in_sight(strip, chips.nth(count - 1))  # where a prompt's query is at first
+    chips.nth(99).click()
+    page.keyboard.press("ArrowRight")  # into the next group
+    expect(page.get_by_text(re.compile("at query 100 and key"))).to_be_visible(timeout=PATIENCE)
+    expect(chips.nth(100)).to_be_focused()
+    assert in_sight(strip, chips.nth(100))
+    type_prompt(page, "Mary has a violin.", len(model.to_str_tokens("Mary has a violin.")))
+    expect(groups).to_have_count(1)
+
+
 @pytest.mark.browser
 def test_switching_to_scores_shows_the_other_site(page):
     page.get_by_text("scores", exact=True).click()

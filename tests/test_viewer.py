@@ -17,16 +17,13 @@ from workbench.viewer import (
     MapEvent,
     MapView,
     Panel,
-    Window,
     encode_view,
     max_abs,
     notebook_html,
     reduce_map,
     standalone_html,
 )
-from workbench.viewer.encoding import reduced_view
 from workbench.viewer.events import parse_event
-from workbench.viewer.files import csv_refusal
 from workbench.viewer.view import visible_token
 
 NAN = np.nan
@@ -124,19 +121,6 @@ def test_small_views_are_followed_by_their_values(side: int) -> None:
     assert header["exact"] == (side == 64)
     if header["exact"]:
         np.testing.assert_array_equal(np.frombuffer(rest, "<f4").reshape(decoded.shape), np.stack(maps))
-
-
-@pytest.mark.parametrize("window", [None, ((3, 900), (2, 800))])
-def test_a_view_that_is_kept_reduced_is_sent_as_the_same_bytes(window: Window | None) -> None:
-    values = causal_noise(1000, 1000)
-    rows, cols = window or ((0, 1000), (0, 1000))
-    part = values[slice(*rows), slice(*cols)]
-    panels = [Panel("one", part, scale=2.5), Panel("two", part)]
-    view = MapView(panels, Labels("query"), Labels("key"), selected=(7, 5), window=window, size=(1000, 1000))
-    kept = reduced_view(view)
-    assert encode_view(kept, name="x") == encode_view(view, name="x")
-    assert kept.panels[0].values.nbytes < values.nbytes / 4
-    assert csv_refusal(kept) == csv_refusal(view)
 
 
 def test_a_column_outside_the_map_is_refused() -> None:

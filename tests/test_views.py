@@ -8,6 +8,7 @@ from model import capture
 from tests.models import VARIANTS, small_model, some_tokens
 from workbench import views
 from workbench.figures import mixing_matrix_figure, source_heads_figure
+from workbench.viewer.encoding import MAX_PX, encode_view
 from workbench.views import Selection
 
 T = 11
@@ -48,6 +49,19 @@ def test_a_window_of_a_map_is_cut_from_the_whole(run):
     for one, other in zip(part.panels, whole.panels, strict=True):
         np.testing.assert_array_equal(one.values, other.values[3:9, 2:6])
         assert one.full_scale == other.full_scale  # colours keep their meaning while zooming
+
+
+@pytest.mark.parametrize("window", [None, ((3, 440), (2, 430)), ((90, 100), (0, 450))])
+@pytest.mark.parametrize("kind", views.KINDS)
+def test_maps_reduced_in_parts_are_sent_as_the_same_bytes(kind, window):
+    run = capture(small_model("llama windows", n_ctx=450), some_tokens(450))
+    maps = {name: value[0] for name, value in run.maps(1, heads=3).items()}
+    at = Selection(1, 3, 95, 94)
+    whole = views.head_maps(maps, run, at, kind, window)
+    scale = views.reduced_head_maps(maps, run, at, kind).panels[0].full_scale
+    reduced = views.reduced_head_maps(maps, run, at, kind, window, scale)
+    assert encode_view(reduced, name="x") == encode_view(whole, name="x")
+    assert all(max(panel.values.shape) <= MAX_PX for panel in reduced.panels)
 
 
 def test_a_click_on_a_reduced_map_means_its_strongest_cell():

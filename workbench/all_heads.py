@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 
 from model import Capture
 from model.functional import visible
-from workbench.viewer import Labels, MapView, Panel, max_abs, reduce_map
-from workbench.viewer.encoding import SMALL_PX, block_edges, peak
+from workbench.viewer import Labels, MapView, Panel, max_abs
+from workbench.viewer.encoding import SMALL_PX, reduce_in_parts
 from workbench.views import UNITS
 
 STAGES = ("raw", "composed", "difference")
-ROWS_AT_ONCE = 64
 
 
 def small_maps(run: Capture, layer: int, kind: str, stage: str) -> np.ndarray:
@@ -25,13 +22,7 @@ def small_maps(run: Capture, layer: int, kind: str, stage: str) -> np.ndarray:
     Args:
         kind: "scores" or "pattern". stage: of STAGES; "difference" = composed - raw.
     """
-    edges = block_edges(len(run), min(len(run), SMALL_PX))
-    rows = []
-    for start in range(0, len(edges) - 1, _blocks_at_once(edges)):
-        some = edges[start : start + _blocks_at_once(edges) + 1]
-        values_NTS = _values(run, layer, kind, stage, slice(int(some[0]), int(some[-1])))
-        rows += [peak(values_NTS[:, a - some[0] : b - some[0]], axis=1) for a, b in pairwise(some)]
-    return np.stack([reduce_map(head, SMALL_PX) for head in np.stack(rows, axis=1)])
+    return reduce_in_parts(lambda queries: _values(run, layer, kind, stage, queries), len(run), SMALL_PX)
 
 
 def small_view(run: Capture, kind: str, maps: np.ndarray) -> MapView:
@@ -42,10 +33,6 @@ def small_view(run: Capture, kind: str, maps: np.ndarray) -> MapView:
         panels=panels, rows=Labels("query"), cols=Labels("key"), window=((0, len(run)), (0, len(run))),
         size=(len(run), len(run)),
     )  # fmt: skip
-
-
-def _blocks_at_once(edges: np.ndarray) -> int:
-    return max(1, ROWS_AT_ONCE // int(np.diff(edges).max()))
 
 
 def _values(run: Capture, layer: int, kind: str, stage: str, queries: slice) -> np.ndarray:

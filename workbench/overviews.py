@@ -12,6 +12,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from model import Capture
 from model.config import SITES
@@ -63,14 +64,17 @@ class Picture:
     scale: float | None = None
 
 
-def pictures(run: Capture, measure: str) -> list[Picture]:
+def pictures(run: Capture, measure: str, by_site: Mapping[str, Tensor] | None = None) -> list[Picture]:
     """What a measure says of every head of a prompt.
 
+    Args:
+        by_site: what views.distances(run) gives, if it is known already.
     Raises:
         ValueError: the prompt has no query that counts for this measure, or nothing is mixed where it looks.
     """
     if measure == "distance":
-        return _of_sites({site: values.numpy() for site, values in distances(run).items()}, DISTANCE)
+        known = distances(run) if by_site is None else by_site
+        return _of_sites({site: values.numpy() for site, values in known.items()}, DISTANCE)
     if measure == "off_diagonal":
         return _of_sites({site: _off_diagonal(run, site) for site in _mixed(run)}, OFF_DIAGONAL)
     if measure == "raw_to_composed":

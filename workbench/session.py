@@ -35,8 +35,7 @@ from workbench.sweeping import SweepRequest, SweepResult, run_sweep
 from workbench.task_runs import TaskRequest, TaskResult
 from workbench.turns import telling
 from workbench.viewer import MapView, Window
-from workbench.viewer.encoding import reduced_view
-from workbench.views import Selection, distances, head_maps
+from workbench.views import Selection, distances, reduced_head_maps
 
 MAP_BYTES = 256 << 20
 DISTANCES_KEPT = 256
@@ -102,10 +101,12 @@ class Workbench(RunningModels):
             at: its query and key are marked. kind: "scores" or "pattern". window: the part that is looked at.
         """
         run, maps = self.capture(name, prompt), self.maps(name, prompt, at.layer, at.head)
-        key = (name, prompt, at.layer, at.head, kind, window)
+        # one scale for the whole map and every part of it
+        scale = None if window is None else self.head_view(name, prompt, at, kind, None).panels[0].full_scale
         view = self._once(
-            self._views, key, ("maps", name), lambda: reduced_view(head_maps(maps, run, at, kind, window))
-        )
+            self._views, (name, prompt, at.layer, at.head, kind, window), ("maps", name),
+            lambda: reduced_head_maps(maps, run, at, kind, window, scale),
+        )  # fmt: skip
         return replace(view, selected=(at.query, at.key))
 
     def side_change(self, side: Side) -> str | None:
@@ -185,8 +186,10 @@ class Workbench(RunningModels):
         Raises:
             ValueError: this prompt or model has nothing to measure.
         """
-        run = self.capture(name, prompt)
-        return self._once(self._pictures, (name, prompt, measure), ("heads", name), lambda: pictures(run, measure))
+        run, known = self.capture(name, prompt), self.distances(name, prompt) if measure == "distance" else None
+        return self._once(
+            self._pictures, (name, prompt, measure), ("heads", name), lambda: pictures(run, measure, known)
+        )
 
     def small_maps(self, name: str, prompt: str, layer: int, kind: str, stage: str) -> np.ndarray:
         """The maps of all heads of a layer, reduced: see workbench.all_heads; they share SMALL_MAP_BYTES."""

@@ -15,7 +15,9 @@ from torch import Tensor
 from model import Capture
 from model.config import SITES
 from model.site_mixing import one_index
+from model.threads import side_by_side
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
+from workbench.viewer.encoding import reduce_in_parts
 
 KINDS = {"scores": "pre", "pattern": "post"}
 """The two kinds of map and the site that turns raw into composed."""
@@ -65,7 +67,10 @@ class CellReading:
 def distances(run: Capture) -> dict[str, Tensor]:
     """By site: how far each head's mixing is from identity, [layer, head] (see SiteMixing.distance_from_identity)."""
     layers = sorted(run.layers)
-    return {site: torch.stack([run.mixing(layer, site).distance_from_identity() for layer in layers]) for site in SITES}
+    found = side_by_side(
+        lambda at: run.mixing(*at).distance_from_identity(), [(layer, site) for site in SITES for layer in layers]
+    )
+    return dict(zip(SITES, torch.stack(found).unflatten(0, (len(SITES), len(layers))), strict=True))
 
 
 def first_selection(run: Capture, by_site: Mapping[str, Tensor] | None = None) -> Selection:
@@ -128,18 +133,50 @@ def head_maps(
         kind: "scores" or "pattern".
         window: ((first query, end), (first key, end)) to show at full detail; None = all of it.
     """
-    raw, composed = (maps[f"{kind}_{stage}"].numpy() for stage in ("raw", "composed"))
-    seen = np.isfinite(maps["scores_composed"].numpy())
-    raw, composed = (np.where(seen, values, np.nan) for values in (raw, composed))
-    triple = {"raw": raw, "composed": composed, "composed - raw": composed - raw}
-    scale = max_abs(*triple.values())
+    triple = _triple(maps, kind, slice(None), slice(None))
     rows, cols = window or ((0, len(run)), (0, len(run)))
-    panels = [
-        Panel(f"{kind}, {name}", values[slice(*rows), slice(*cols)], scale=scale, unit=UNITS[kind])
-        for name, values in triple.items()
-    ]
+    shown = triple[:, slice(*rows), slice(*cols)]
+    return _head_view(shown, run, selection, kind, window, max_abs(triple))
+
+
+def reduced_head_maps(
+    maps: Mapping[str, Tensor], run: Capture, selection: Selection, kind: str, window: Window | None = None,
+    scale: float | None = None,
+) -> MapView:  # fmt: skip
+    """head_maps with values no more than are drawn, which encode to the same bytes; whole maps are never copied.
+
+    Args:
+        scale: at the end of the colours: the largest magnitude of the whole map, which a window does not know.
+    """
+    rows, cols = window or ((0, len(run)), (0, len(run)))
+
+    def read(some: slice) -> np.ndarray:
+        return _triple(maps, kind, slice(rows[0] + some.start, rows[0] + some.stop), slice(*cols))
+
+    shown = reduce_in_parts(read, rows[1] - rows[0])
+    return _head_view(shown, run, selection, kind, (rows, cols), max_abs(shown) if scale is None else scale)
+
+
+def _triple(maps: Mapping[str, Tensor], kind: str, queries: slice, keys: slice) -> np.ndarray:
+    """Part of raw, composed and composed - raw, [3, query, key]; nan where nothing may be seen."""
+    raw, composed, scores = (
+        maps[name][queries, keys].numpy() for name in (f"{kind}_raw", f"{kind}_composed", "scores_composed")
+    )
+    triple = np.full((3, *raw.shape), np.nan, raw.dtype)
+    seen = np.isfinite(scores)
+    np.copyto(triple[0], raw, where=seen)
+    np.copyto(triple[1], composed, where=seen)
+    np.subtract(composed, raw, out=triple[2], where=seen)
+    return triple
+
+
+def _head_view(
+    triple: np.ndarray, run: Capture, selection: Selection, kind: str, window: Window | None, scale: float
+) -> MapView:
+    titles = (f"{kind}, {name}" for name in ("raw", "composed", "composed - raw"))
     return MapView(
-        panels=panels, rows=Labels("query", run.str_tokens), cols=Labels("key", run.str_tokens),
+        panels=[Panel(title, one, scale=scale, unit=UNITS[kind]) for title, one in zip(titles, triple, strict=True)],
+        rows=Labels("query", run.str_tokens), cols=Labels("key", run.str_tokens),
         selected=(selection.query, selection.key), window=window, size=(len(run), len(run)),
     )  # fmt: skip
 
@@ -163,21 +200,20 @@ def snap(maps: Mapping[str, Tensor], kind: str, cell: Cell, window: Window | Non
 
 def read_cell(run: Capture, selection: Selection, kind: str) -> CellReading:
     """Everything exact about one cell: raw and composed values of all heads, M, its branches, and the sum checks."""
-    at = {"queries": selection.query, "keys": selection.key}
     mix = run.mixing(selection.layer, KINDS[kind])
     whole, parts = mix.matrix(selection.query, selection.key), mix.branches(selection.query, selection.key)
-    read = getattr(run, kind)
-    raw = read(selection.layer, "raw", **at)[:, 0, 0]
-    visible = bool(torch.isfinite(run.scores(selection.layer, "composed", **at)).all())
-    composed = read(selection.layer, "composed", **at)[:, 0, 0] if visible else raw @ whole
+    # the query's whole row once: its sum is shown too
+    row = {name: values[:, 0] for name, values in run.maps(selection.layer, queries=selection.query).items()}
+    raw = row[f"{kind}_raw"][:, selection.key]
+    visible = bool(torch.isfinite(row["scores_composed"][:, selection.key]).all())
+    composed = row[f"{kind}_composed"][:, selection.key] if visible else raw @ whole
     sources = raw * whole[:, selection.head]
-    row = run.pattern(selection.layer, "composed", heads=selection.head, queries=selection.query)
     return CellReading(
         raw=raw.numpy(), composed=composed.numpy(), matrix=whole.numpy(),
         branches={name: part.numpy() for name, part in parts.items()}, parts=sources.numpy(),
         branch_error=float((sum(parts.values()) - whole).abs().max()),
         composed_error=float((sources.sum() - composed[selection.head]).abs()),
-        row_sum=float(row.sum()), visible=visible,
+        row_sum=float(row["pattern_composed"][selection.head].sum()), visible=visible,
     )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ class FeatureReader:
         found: list[list[Tensor]] = [[] for _ in features]
         for row, piece in enumerate(batch.pieces):
             run = self._capture(at, batch, row, len(piece.ids))
-            parts = [[feature.rows(block) for feature in features] for block in LayerOfRun(run, at.layer).blocks()]
+            parts = LayerOfRun(run, at.layer).each(lambda block: [feature.rows(block) for feature in features])
             for values, columns in zip(found, zip(*parts, strict=True), strict=True):
                 values.append(torch.cat(columns, dim=1).T[torch.from_numpy(piece.places)])
         return [torch.cat(values) for values in found]

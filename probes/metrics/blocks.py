@@ -5,17 +5,22 @@ Axes: N head, T query (of the block), S key (that the block's queries may see), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from model import Capture
+from model.capture import MAPS
 from model.functional import visible
+from model.threads import side_by_side
 
 BLOCK_CELLS = 2**20
 """Cells of all heads' maps in one block: 8 MiB a map in float64."""
+
+Answer = TypeVar("Answer")
 
 
 class LayerOfRun:
@@ -24,11 +29,12 @@ class LayerOfRun:
     def __init__(self, run: Capture, layer: int):
         self.run, self.layer = run, layer
 
-    def blocks(self) -> Iterator[Block]:
-        """Blocks of consecutive queries, together all of them."""
+    def each(self, read: Callable[[Block], Answer]) -> list[Answer]:
+        """What is read from each block of consecutive queries, in order; together they are all queries."""
         length = max(1, BLOCK_CELLS // (self.run.cfg.n_heads * len(self.run)))
-        for start in range(0, len(self.run), length):
-            yield Block(self, slice(start, min(start + length, len(self.run))))
+        rows = [slice(start, min(start + length, len(self.run))) for start in range(0, len(self.run), length)]
+        # a block is made where it is read: one that has been read holds its maps
+        return side_by_side(lambda some: read(Block(self, some)), rows)
 
     @cached_property
     def value_norms_SN(self) -> Tensor:
@@ -49,13 +55,17 @@ class Block:
         self.of, self.rows, self.columns = of, rows, slice(first, rows.stop)
         queries, keys = torch.arange(rows.start, rows.stop), torch.arange(first, rows.stop)
         self.seen_TS, self.back_TS = visible(queries, keys, window), queries[:, None] - keys[None]
+        self._found: dict[str, Tensor] = {}
         self._maps: dict[str, Tensor] = {}
 
     def map(self, name: str) -> Tensor:
         """One of the four maps by its name in Capture.maps, [head, query, key] in float64; 0 where nothing is seen."""
+        if name not in self._found:
+            # whoever reads one of the others reads more of them: together they cost little more than the last
+            wanted = (name,) if name == "scores_raw" else MAPS
+            self._found |= self.of.run.maps(self.of.layer, wanted, queries=self.rows, keys=self.columns)
         if name not in self._maps:
-            found = self.of.run.maps(self.of.layer, (name,), queries=self.rows, keys=self.columns)[name]
-            self._maps[name] = found.double().masked_fill(~self.seen_TS, 0.0)
+            self._maps[name] = self._found[name].double().masked_fill(~self.seen_TS, 0.0)
         return self._maps[name]
 
     def uniform(self) -> Tensor:
@@ -70,10 +80,6 @@ class Block:
     @property
     def key_tokens(self) -> Tensor:
         return self.of.run.tokens[self.columns]
-
-
-def blocks(run: Capture, layer: int) -> Iterator[Block]:
-    return LayerOfRun(run, layer).blocks()
 
 
 def value_norms(run: Capture, layer: int) -> Tensor:

@@ -211,7 +211,12 @@ def query_means(measures: Sequence[tuple[QueryMean, RowReader]], runs: Runs, lay
     for run in several:
         counted = [metric.counted(run.tokens) for metric, _ in measures]
         queries += torch.stack(counted).sum(1, keepdim=True)
-        for block in LayerOfRun(run, layer).blocks():
-            for total, counted_T, (_, read) in zip(totals, counted, measures, strict=True):
-                total += read(block)[:, counted_T[block.rows]].sum(1)
+
+        def sums(block: Block, counted: list[Tensor] = counted) -> Tensor:
+            return torch.stack([
+                read(block)[:, counted_T[block.rows]].sum(1)
+                for counted_T, (_, read) in zip(counted, measures, strict=True)
+            ])  # fmt: skip
+
+        totals += torch.stack(LayerOfRun(run, layer).each(sums)).sum(0)
     return totals / queries

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model import Capture
-from probes.metrics.blocks import blocks
+from probes.metrics.blocks import Block, LayerOfRun
 from probes.metrics.kinds import DiversityMetric
 from probes.metrics.pattern_cosine import mean_over_pairs, normalised
 
@@ -17,11 +17,11 @@ FEWEST_TOKENS = 4
 def head_outputs(run: Capture, layer: int, stage: str) -> Tensor:
     """What each head reads, before W_O: its pattern times its values, float64 [query, head, d_head]."""
     v_SNK = run.layers[run.layer_index(layer)].v.double()
-    parts = [
-        torch.einsum("nts,snk->tnk", block.map(f"pattern_{stage}"), v_SNK[block.columns])
-        for block in blocks(run, layer)
-    ]
-    return torch.cat(parts)
+
+    def outputs(block: Block) -> Tensor:
+        return torch.einsum("nts,snk->tnk", block.map(f"pattern_{stage}"), v_SNK[block.columns])
+
+    return torch.cat(LayerOfRun(run, layer).each(outputs))
 
 
 def debiased_cka(outputs_TNK: Tensor) -> Tensor:

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from model import Capture
-from probes.metrics.blocks import blocks
+from probes.metrics.blocks import Block, LayerOfRun
 from probes.metrics.kinds import DiversityMetric
 
 
 def map_products(runs: list[Capture], layer: int, name: str) -> Tensor:
     """Sum over all visible cells of all captures of map_g * map_h, float64 [head, head]: the stack's Gram matrix."""
-    total = torch.zeros(runs[0].cfg.n_heads, runs[0].cfg.n_heads, dtype=torch.float64)
-    for run in runs:
-        for block in blocks(run, layer):
-            stack = block.map(name).flatten(1)
-            total += stack @ stack.T
-    return total
+
+    def products(block: Block) -> Tensor:
+        stack = block.map(name).flatten(1)
+        return stack @ stack.T
+
+    return torch.stack([product for run in runs for product in LayerOfRun(run, layer).each(products)]).sum(0)
 
 
 def normalised(products_NN: Tensor) -> Tensor:

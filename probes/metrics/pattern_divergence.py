@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.special import entr
 
 from model import Capture
-from probes.metrics.blocks import blocks
+from probes.metrics.blocks import Block, LayerOfRun
 from probes.metrics.kinds import DiversityMetric
 
 
@@ -29,12 +29,12 @@ def _divergence(runs: list[Capture], layer: int, stage: str) -> float:
     queries = sum(len(run) - 1 for run in runs)
     if not queries:
         raise ValueError("pattern_divergence needs a second token, and no given prompt has one. Give longer prompts.")
-    total = 0.0
-    for run in runs:
-        for block in blocks(run, layer):
-            # query 0 sees itself alone: its divergence is 0 and it is not counted
-            total += float(jensen_shannon(block.map(f"pattern_{stage}")).sum())
-    return total / queries
+
+    def divergence(block: Block) -> float:
+        # query 0 sees itself alone: its divergence is 0 and it is not counted
+        return float(jensen_shannon(block.map(f"pattern_{stage}")).sum())
+
+    return sum(of_block for run in runs for of_block in LayerOfRun(run, layer).each(divergence)) / queries
 
 
 PATTERN_DIVERGENCE = DiversityMetric(

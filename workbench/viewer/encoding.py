@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,9 @@ MAX_PX = 384
 """Rows and columns beyond which a map is reduced before it is sent."""
 SMALL_PX = 96
 """The same of a small map, one of all heads of a layer."""
+
+ROWS_AT_ONCE = 64
+"""Rows of a long map that are read at once to reduce it."""
 
 EXACT_CELLS = 8192
 """Cells of all panels up to which the values themselves are sent too."""
@@ -41,14 +44,28 @@ def reduce_map(values: np.ndarray, max_px: int = MAX_PX) -> np.ndarray:
     """
     if max(values.shape) <= max_px:
         return values
-    peaks = _peak_of_rows(values, max_px)
+    absent = np.isinf(values)
+    peaks = _peak_of_rows(np.where(absent, np.nan, values) if absent.any() else values, max_px)
     return _peak_of_rows(np.ascontiguousarray(peaks.T), max_px).T
 
 
-def reduced_view(view: MapView, max_px: int = MAX_PX) -> MapView:
-    """The view with panels that are no larger than what is drawn, for keeping: it encodes to the same bytes."""
-    panels = [replace(one, values=reduce_map(one.values, max_px), scale=one.full_scale) for one in view.panels]
-    return replace(view, panels=panels, window=view.extent, size=view.full_size)
+def reduce_in_parts(read: Callable[[slice], np.ndarray], rows: int, max_px: int = MAX_PX) -> np.ndarray:
+    """What reduce_map makes of maps that are never held whole.
+
+    Args:
+        read: the values of some consecutive rows, [map, row, col], nan where a cell is absent; it is asked for
+            ROWS_AT_ONCE or a few more.
+    Returns:
+        [map, min(rows, max_px), min(cols, max_px)].
+    """
+    edges = block_edges(rows, min(rows, max_px))
+    at_once = max(1, ROWS_AT_ONCE // int(np.diff(edges).max()))
+    reduced: list[np.ndarray] = []
+    for first in range(0, len(edges) - 1, at_once):
+        some = edges[first : first + at_once + 1]
+        values = read(slice(int(some[0]), int(some[-1])))
+        reduced += [peak(values[:, a - some[0] : b - some[0]], axis=1) for a, b in pairwise(some)]
+    return np.stack([reduce_map(one, max_px) for one in np.stack(reduced, axis=1)])
 
 
 def block_around(position: int, start: int, end: int, max_px: int = MAX_PX) -> slice:
@@ -64,9 +81,8 @@ def block_edges(length: int, blocks: int) -> np.ndarray:
 
 
 def peak(values: np.ndarray, axis: int) -> np.ndarray:
-    """The value of largest magnitude along an axis, of +x and -x the positive one; NaN where none is finite."""
-    present = np.where(np.isfinite(values), values, np.nan)
-    highest, lowest = np.fmax.reduce(present, axis=axis), np.fmin.reduce(present, axis=axis)
+    """The value of largest magnitude along an axis, of +x and -x the positive one; nan is absent, and where all are."""
+    highest, lowest = np.fmax.reduce(values, axis=axis), np.fmin.reduce(values, axis=axis)
     return np.where(highest >= -lowest, highest, lowest)  # type: ignore[return-value]
 
 

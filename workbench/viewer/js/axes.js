@@ -5,6 +5,7 @@ const MIN_LABEL_PX = 12;
 const MIN_THINNED_PX = 26;
 const MAX_ROW_LABEL_PX = 104;
 const MAX_COL_LABEL_PX = 80;
+const MEASURED_TEXTS = 10_000; // kept: each takes some fifty bytes
 
 function axisName(labels, index) {
   return labels.names[index] ?? String(index);
@@ -23,15 +24,28 @@ function tickStep(cellPx, room) {
   return [1, 2, 5, 10].find((factor) => factor * power >= least) * power;
 }
 
+// Widths of texts that were measured before, in the font that they were measured in: every answer names the same tokens.
+const measured = { font: "", widths: new Map() };
+
+function textWidth(text, context) {
+  let width = measured.widths.get(text);
+  if (width === undefined) measured.widths.set(text, (width = context.measureText(text).width));
+  return width;
+}
+
 // Width of the widest name in CSS pixels.
 function widestLabel(labels, length, cellPx, element) {
   const context = document.createElement("canvas").getContext("2d");
   context.font = getComputedStyle(element).font;
+  if (measured.font !== context.font || measured.widths.size > MEASURED_TEXTS) {
+    measured.font = context.font;
+    measured.widths.clear();
+  }
   const thinned = tickStep(cellPx, MIN_LABEL_PX) > 1;
   let widest = 0;
   for (let index = 0; index < length; index += 1) {
     const text = thinned ? positionAndName(labels, index) : axisName(labels, index);
-    widest = Math.max(widest, context.measureText(text).width);
+    widest = Math.max(widest, textWidth(text, context));
   }
   return Math.ceil(widest) + 2;
 }

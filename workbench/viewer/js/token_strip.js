@@ -1,5 +1,7 @@
 // The prompt as a strip of tokens. Data: tokens (visible text), shades (-1..1 or null), query, key.
 
+const GROUP = 100;
+
 function shade(value) {
   if (value === null || value === 0) return "transparent";
   const colour = value > 0 ? "178, 24, 43" : "33, 102, 172";
@@ -39,23 +41,63 @@ function newChip() {
   return chip;
 }
 
+function newGroup(start) {
+  const group = document.createElement("div");
+  group.className = "group";
+  group.dataset.start = String(start);
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", `from token ${start}`);
+  return group;
+}
+
+// As many chips as there are tokens, in groups that the browser need not style while they are scrolled away.
+function fit(strip, tokens) {
+  const groups = strip.children;
+  while (groups.length > Math.max(1, Math.ceil(tokens / GROUP))) strip.lastChild.remove();
+  while (groups.length * GROUP < tokens) strip.append(newGroup(groups.length * GROUP));
+  for (const group of groups) {
+    const wanted = Math.min(GROUP, tokens - Number(group.dataset.start));
+    while (group.children.length > wanted) group.lastChild.remove();
+    while (group.children.length < wanted) group.append(newChip());
+  }
+  strip.classList.toggle("long", groups.length > 1);
+  return [...strip.querySelectorAll("button")];
+}
+
+// Scrolls the strip, never the page, to a chip.
+function reveal(strip, chip) {
+  const box = strip.getBoundingClientRect();
+  const at = chip.getBoundingClientRect();
+  if (at.top < box.top) strip.scrollTop -= box.top - at.top;
+  if (at.bottom > box.bottom) strip.scrollTop += at.bottom - box.bottom;
+}
+
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
-  while (strip.children.length > data.tokens.length) strip.lastChild.remove();
-  while (strip.children.length < data.tokens.length) strip.append(newChip());
-  data.tokens.forEach((token, position) => fill(strip.children[position], token, position, data));
+  const chips = fit(strip, data.tokens.length);
+  data.tokens.forEach((token, position) => fill(chips[position], token, position, data));
+  if (strip.dataset.query !== String(data.query)) {
+    strip.dataset.query = String(data.query);
+    reveal(strip, chips[data.query]);
+  }
+  // the next arrow goes on from the last, whether or not that has been answered
+  const chosen = { query: data.query, key: data.key };
+  const choose = (role, position) => {
+    chosen[role] = position;
+    setTriggerValue(role, position);
+  };
   strip.onclick = (event) => {
     const chip = event.target.closest("button");
-    if (chip) setTriggerValue(event.shiftKey ? "key" : "query", Number(chip.dataset.position));
+    if (chip) choose(event.shiftKey ? "key" : "query", Number(chip.dataset.position));
   };
   strip.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const chip = event.target.closest("button");
     if (step === undefined || !chip || event.ctrlKey || event.metaKey || event.altKey) return;
-    const from = event.shiftKey ? data.key : data.query;
-    const next = Math.min(Math.max(from + step, 0), data.tokens.length - 1);
+    const role = event.shiftKey ? "key" : "query";
+    const next = Math.min(Math.max(chosen[role] + step, 0), data.tokens.length - 1);
     event.preventDefault();
-    strip.children[next].focus();
-    setTriggerValue(event.shiftKey ? "key" : "query", next);
+    chips[next].focus();
+    choose(role, next);
   };
 }
