@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,20 @@ class LayerCapture:
     def values_along(self, keys: slice, direction: Tensor) -> Tensor:
         """What each head's value of each key would add along a direction of the residual stream, [S, M] in float64."""
         return torch.einsum("smk,mk->sm", self.v[keys].double(), self.W_O.cpu().double() @ direction)
+
+
+class _Asked(NamedTuple):
+    """Which part of a layer's maps is wanted, and what of the layer all blocks of queries read for it.
+
+    own, keys: the heads and keys as a slice where they follow one another. q: [T, N, K] and k: [S, N, K], of these.
+    """
+
+    layer: int
+    heads: Tensor
+    own: slice | Tensor
+    keys: slice | Tensor
+    q: Tensor
+    k: Tensor
 
 
 class Capture:
@@ -121,12 +135,11 @@ class Capture:
                 (heads, self.cfg.n_heads, "head"), (queries, len(self), "query"), (keys, len(self), "key")
             )
         )  # fmt: skip
-        layer = self.layer_index(layer)
+        asked = self._asked(layer, heads, keys)
         out = _unseen(wanted, (len(heads), len(queries), len(keys)), torch.float32)
-        key_cut = _as_slice(keys)
 
         def build(rows: slice) -> None:
-            self._fill({name: values[:, rows] for name, values in out.items()}, layer, heads, queries[rows], key_cut)
+            self._fill({name: values[:, rows] for name, values in out.items()}, asked, queries[rows])
 
         side_by_side(build, self._blocks(queries))
         return out
@@ -136,11 +149,11 @@ class Capture:
 
         In at least float32: float64 for a float64 model, where a whole map comes back rounded.
         """
-        layer, seen = self.layer_index(layer), self.keys_seen(layer, query)
+        seen = self.keys_seen(layer, query)
         heads, keys = torch.arange(self.cfg.n_heads), torch.arange(seen.start, seen.stop)
-        wide = torch.promote_types(self.layers[layer].q.dtype, torch.float32)
-        out = _unseen((name,), (len(heads), 1, len(keys)), wide)
-        self._fill(out, layer, heads, keys[-1:], seen)
+        asked = self._asked(layer, heads, keys)
+        out = _unseen((name,), (len(heads), 1, len(keys)), torch.promote_types(asked.q.dtype, torch.float32))
+        self._fill(out, asked, keys[-1:])
         return out[name][:, 0]
 
     def keys_seen(self, layer: int, query: int) -> slice:
@@ -196,37 +209,41 @@ class Capture:
         for first in range(0, len(query_index), block):
             yield slice(first, first + block)
 
-    def _fill(self, out: dict[str, Tensor], layer: int, heads: Tensor, queries: Tensor, keys: slice | Tensor) -> None:
+    def _asked(self, layer: int, heads: Tensor, keys: Tensor) -> _Asked:
+        layer, own, cut = self.layer_index(layer), _as_slice(heads), _as_slice(keys)
+        at = self.layers[layer]
+        return _Asked(layer, heads, own, cut, at.q[:, own], at.k[cut][:, own])
+
+    def _fill(self, out: dict[str, Tensor], asked: _Asked, queries: Tensor) -> None:
         """Write a block of queries into the wanted maps, [head, query, key], where keys may be seen."""
-        at, window = self.layers[layer], self.cfg.keys_visible_in(layer)
-        own, rows = _as_slice(heads), _as_slice(queries)
+        at, window = self.layers[asked.layer], self.cfg.keys_visible_in(asked.layer)
+        rows = _as_slice(queries)
         if "scores_raw" in out:
-            q, k = at.q[:, own][rows], at.k[:, own][keys]
-            out["scores_raw"].copy_(attention_scores(q[None], k[None])[0])
+            out["scores_raw"].copy_(attention_scores(asked.q[None, rows], asked.k[None])[0])
         if not out.keys() - {"scores_raw"}:
             return
         first, end = 0 if window is None else max(0, int(queries.min()) - window + 1), int(queries.max()) + 1
-        places, asked, columns = _inside(keys, first, end)
-        if not len(torch.arange(len(self))[asked]):
+        places, keys, columns = _inside(asked.keys, first, end)
+        if not len(torch.arange(len(self))[keys]):
             return
         softmax = "pattern_raw" in out or "pattern_composed" in out
         # a softmax needs every key that these queries see, whichever keys were asked for
-        read = slice(first, end) if softmax else asked
+        read = slice(first, end) if softmax else keys
         raw = attention_scores(at.q[None, rows], at.k[None, read])
         mixing, unseen = in_dtype(at.pre.cut(rows, read), raw), ~visible(queries, torch.arange(len(self))[read], window)
         if not softmax:
-            scores = compose_heads(raw, mixing, heads).masked_fill_(unseen, float("-inf"))
+            scores = compose_heads(raw, mixing, asked.heads).masked_fill_(unseen, float("-inf"))
             _put(out["scores_composed"], places, scores[0])
             return
         scores = compose(raw, mixing).masked_fill_(unseen, float("-inf"))
         if "scores_composed" in out:
-            _put(out["scores_composed"], places, scores[0, own][..., columns])
+            _put(out["scores_composed"], places, scores[0, asked.own][..., columns])
         pattern = scores.softmax(-1)  # every query sees itself
         if "pattern_raw" in out:
-            _put(out["pattern_raw"], places, pattern[0, own][..., columns])
+            _put(out["pattern_raw"], places, pattern[0, asked.own][..., columns])
         if "pattern_composed" in out:
-            mixing = in_dtype(at.post.cut(rows, asked), raw)
-            _put(out["pattern_composed"], places, compose_heads(pattern[..., columns], mixing, heads)[0])
+            mixing = in_dtype(at.post.cut(rows, keys), raw)
+            _put(out["pattern_composed"], places, compose_heads(pattern[..., columns], mixing, asked.heads)[0])
 
 
 def mixed_blocks(maps_NS: Tensor, mixing: Mixing, query: int, keys: slice) -> Iterator[tuple[slice, Tensor]]:

@@ -36,7 +36,7 @@ def side_by_side(work: Callable[[Block], Answer], blocks: Iterable[Block]) -> li
     """
     blocks, threads = list(blocks), min(torch.get_num_threads(), MOST_THREADS)
     if threads == 1 or len(blocks) < 2 or getattr(_here, "worker", False):
-        with one_thread():
+        with this_thread_only():
             return [work(block) for block in blocks]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
@@ -48,7 +48,7 @@ def side_by_side(work: Callable[[Block], Answer], blocks: Iterable[Block]) -> li
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def this_thread_only() -> Iterator[None]:
     """OpenMP's operations of this thread run on it alone; other threads keep theirs."""
     torch.get_num_threads()  # a thread that asks for the first time would set its number anew
     with _openmp().limit(limits=1, user_api="openmp"):

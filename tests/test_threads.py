@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import capture, threads
-from model.threads import one_thread, side_by_side
+from model.threads import this_thread_only, side_by_side
 from tests.models import small_model, some_tokens
 
 
@@ -61,7 +61,7 @@ def test_a_thread_has_its_number_of_threads_back_afterwards():
     def several():
         torch.set_num_threads(2)
         try:
-            with one_thread():
+            with this_thread_only():
                 seen["within"] = torch.get_num_threads()
             seen["after"] = torch.get_num_threads()
         finally:
