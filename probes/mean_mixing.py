@@ -76,8 +76,8 @@ class MeanMixing:
             for side in cfg.dynamic_sides
             for kind in ("lowrank", "gate")
         }
-        heads = {matrix.shape[0] for matrix in self.matrices.values()}
-        if set(self.matrices) != expected or (heads and heads != {cfg.n_heads}):
+        shapes = {tuple(matrix.shape) for matrix in self.matrices.values()}
+        if set(self.matrices) != expected or shapes - {(cfg.n_heads, cfg.n_heads)}:
             raise ValueError("This mean was taken over another model: its layers, sites, branches or heads differ.")
 
 

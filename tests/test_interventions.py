@@ -223,6 +223,16 @@ def test_a_mean_needs_prompts_and_mixing(model):
         MeanMixing.over(small_model("plain"), [some_tokens(1, 4)])
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (4, 3), (4, 4, 1), (5, 5)])
+def test_a_mean_whose_matrices_are_none_of_the_models_is_refused(shape):
+    model = small_model("llama")
+    good = MeanMixing.over(model, [some_tokens(1, 4)])
+    good.check(model.cfg)
+    bad = MeanMixing({**good.matrices, (1, "post", "key_gate"): torch.zeros(shape)}, 4)
+    with pytest.raises(ValueError, match="taken over another model"):
+        bad.check(model.cfg)
+
+
 @pytest.mark.parametrize("variant", ["static and dynamic", "groups", "query side"])
 @pytest.mark.parametrize("mode", ["shuffle", "random", "patch", "zero", "mean"])
 def test_a_change_after_the_identity_finds_mixing_that_is_zero(variant, mode):
