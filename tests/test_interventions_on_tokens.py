@@ -215,6 +215,15 @@ def test_tokens_of_prompts_of_other_lengths_are_patched_by_name(variant):
         Intervention(mode="patch", prompt=other, positions=[1], prompt_positions=[7]).run(model, tokens)
 
 
+def test_a_prompt_of_which_no_token_is_named_is_not_patched(model):
+    tokens, other = some_tokens(2, T), some_tokens(2, 7, seed=9)
+    for positions, prompt_positions in (([[], []], [[], []]), ([[8], []], [[2], []])):
+        change = Intervention(mode="patch", prompt=other, positions=positions, prompt_positions=prompt_positions)
+        found, intact = change.run(model, tokens), model(tokens)
+        assert torch.equal(found[0], intact[0]) == (not positions[0])
+        assert torch.equal(found[1], intact[1])
+
+
 def test_a_donor_runs_in_the_model_as_it_stands(model):
     tokens, other = some_tokens(T), some_tokens(T, seed=9)
     patch, cut = Intervention(layers=[2], mode="patch", prompt=other), Intervention(layers=[0])

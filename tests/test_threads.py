@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import capture, threads
-from model.threads import this_thread_only, side_by_side
+from model.threads import side_by_side, this_thread_only
 from tests.models import small_model, some_tokens
 
 

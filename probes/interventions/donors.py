@@ -40,7 +40,7 @@ def aligned(
     """
     _check_prompts(given, taken)
     batch, donors, length = given.q.shape[0], taken.q.shape[0], taken.q.shape[1]
-    if max(max(row) for row in from_rows) >= length:
+    if max((there for row in from_rows for there in row), default=-1) >= length:
         raise ValueError(f"prompt_positions go beyond the prompt, which has {length} tokens, 0 to {length - 1}.")
     places = given.positions().expand(batch, -1)
     index = torch.zeros_like(places)
