@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.backends.eager import attention_scores, in_dtype
 from model.config import SIDES, SITES, DCFormerConfig
-from model.functional import visible
+from model.functional import masked_softmax, visible
 from model.mixing import Mixing, base_matrix, compose, compose_heads, side_part
 from model.site_mixing import Positions, SiteMixing, index_list, one_index
 from model.threads import side_by_side
@@ -128,7 +128,12 @@ class Capture:
         self, layer: int, wanted: Sequence[str] = MAPS, *,
         heads: Positions = None, queries: Positions = None, keys: Positions = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Several of the four maps at once, each float32 [head, query, key], for the cost of the dearest."""
+        """Several of MAPS at once, each float32 [head, query, key], for the cost of the dearest.
+
+        Raises:
+            ValueError: an unknown map, or a layer, head or position that does not exist.
+        """
+        _known(wanted)
         heads, queries, keys = (
             index_list(chosen, there, axis)
             for chosen, there, axis in (
@@ -149,6 +154,7 @@ class Capture:
 
         In at least float32: float64 for a float64 model, where a whole map comes back rounded.
         """
+        _known((name,))
         seen = self.keys_seen(layer, query)
         heads, keys = torch.arange(self.cfg.n_heads), torch.arange(seen.start, seen.stop)
         asked = self._asked(layer, heads, keys)
@@ -238,7 +244,7 @@ class Capture:
         scores = compose(raw, mixing).masked_fill_(unseen, float("-inf"))
         if "scores_composed" in out:
             _put(out["scores_composed"], places, scores[0, asked.own][..., columns])
-        pattern = scores.softmax(-1)  # every query sees itself
+        pattern = masked_softmax(scores)
         if "pattern_raw" in out:
             _put(out["pattern_raw"], places, pattern[0, asked.own][..., columns])
         if "pattern_composed" in out:
@@ -283,6 +289,11 @@ def _stage(stage: str) -> Literal["raw", "composed"]:
     if stage not in ("raw", "composed"):
         raise ValueError(f"Unknown stage {stage!r}. Choose 'raw' (before mixing) or 'composed' (after).")
     return stage  # type: ignore[return-value]
+
+
+def _known(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in MAPS]:
+        raise ValueError(f"There is no map {unknown[0]!r}. Choose from {', '.join(MAPS)}.")
 
 
 def _unseen(wanted: Sequence[str], shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -48,6 +48,15 @@ def test_pieces_equal_the_same_pieces_of_whole_maps(variant, cut):
             torch.testing.assert_close(method(1, stage, **cut), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("wanted", [("pattern_compsed",), ("pattern_raw", "scores")])
+def test_a_map_that_does_not_exist_is_refused(wanted):
+    run = capture(small_model(), some_tokens(T))
+    with pytest.raises(ValueError, match=f"There is no map '{wanted[-1]}'. Choose from scores_raw, scores_composed"):
+        run.maps(1, wanted)
+    with pytest.raises(ValueError, match="There is no map"):
+        run.row(1, wanted[-1], 3)
+
+
 def test_blocks_of_queries_do_not_show(monkeypatch):
     run = capture(small_model("llama windows"), some_tokens(T))
     whole = run.maps(0)

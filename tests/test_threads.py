@@ -1,6 +1,8 @@
 """Work in blocks, side by side: the same answers in the same order, and nothing of it stays behind."""
 
 import multiprocessing
+import os
+import subprocess
 import sys
 import threading
 
@@ -9,6 +11,7 @@ import torch
 
 from model import capture, threads
 from model.threads import side_by_side, this_thread_only
+from tests.browser_tools import ROOT
 from tests.models import small_model, some_tokens
 
 
@@ -71,6 +74,70 @@ def test_a_thread_has_its_number_of_threads_back_afterwards():
     thread.start()
     thread.join()
     assert seen == {"within": 1, "after": 2}
+
+
+ALONE = """
+import torch
+from model.threads import _mkl, side_by_side, this_thread_only
+
+if {explicit}:
+    torch.set_num_threads(2)
+
+def threads():
+    return torch.get_num_threads(), _mkl()(1) if _mkl() else 1  # MKL's switch says what it was
+
+assert set(side_by_side(lambda block: threads(), range(20))) == {{(1, 1)}}
+with this_thread_only():
+    assert threads() == (1, 1)
+assert torch.get_num_threads() == 2
+assert not _mkl() or _mkl()(0) == (2 if {explicit} else 0)
+"""
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_within_a_block_everything_runs_on_one_thread(explicit):
+    """In a process of its own, whose number of threads nothing has replaced."""
+    script, environment = ALONE.format(explicit=explicit), os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_at_most_a_few_blocks_of_a_caller_are_under_way(three_threads):
+    begun, go_on = [], threading.Event()
+
+    def work(block):
+        begun.append(block)
+        go_on.wait(60)
+
+    caller = threading.Thread(target=side_by_side, args=(work, range(50)))
+    caller.start()
+    while len(begun) < 3:
+        pass
+    # another caller's blocks come next, not after the other 47
+    others = threading.Thread(target=side_by_side, args=(lambda block: begun.append("other"), range(2)))
+    others.start()
+    go_on.set()
+    others.join(60)
+    caller.join(60)
+    assert begun.index("other") <= 12
+
+
+def test_after_a_failure_no_block_is_at_work(three_threads):
+    ended, begun = [], threading.Event()
+
+    def work(block):
+        if block == 0:
+            begun.wait(60)
+            raise ZeroDivisionError
+        begun.set()
+        ended.append(block)
+
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(work, range(50))
+    count = len(ended)
+    assert count < 10
+    side_by_side(abs, range(20))  # every worker has had another turn
+    assert len(ended) == count
 
 
 def test_maps_are_the_same_bits_on_any_number_of_threads(monkeypatch):

@@ -15,7 +15,6 @@ from torch import Tensor
 from model import Capture
 from model.config import SITES
 from model.site_mixing import one_index
-from model.threads import side_by_side
 from workbench.viewer import Cell, Labels, MapView, Panel, Window, block_around, max_abs
 from workbench.viewer.encoding import reduce_in_parts
 
@@ -67,10 +66,7 @@ class CellReading:
 def distances(run: Capture) -> dict[str, Tensor]:
     """By site: how far each head's mixing is from identity, [layer, head] (see SiteMixing.distance_from_identity)."""
     layers = sorted(run.layers)
-    found = side_by_side(
-        lambda at: run.mixing(*at).distance_from_identity(), [(layer, site) for site in SITES for layer in layers]
-    )
-    return dict(zip(SITES, torch.stack(found).unflatten(0, (len(SITES), len(layers))), strict=True))
+    return {site: torch.stack([run.mixing(layer, site).distance_from_identity() for layer in layers]) for site in SITES}
 
 
 def first_selection(run: Capture, by_site: Mapping[str, Tensor] | None = None) -> Selection:

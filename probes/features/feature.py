@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import DCFormerConfig
 from model.mixing import Mixing
-from probes.metrics.blocks import Block
+from probes.metrics.kinds import RowReader
 
 
 class Place(NamedTuple):
@@ -85,9 +85,9 @@ class ResidualFeature(Feature):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFeature(Feature):
-    """A number for each head and query, from the layer's maps. rows: (a block of queries) -> [N, T] in float64."""
+    """A number for each head and query, from the layer's maps; see RowReader."""
 
-    rows: Callable[[Block], Tensor] = field(compare=False)
+    reader: RowReader = field(compare=False)
 
     def layers_needed(self, cfg: DCFormerConfig) -> int:
         assert self.place.layer is not None

@@ -14,7 +14,7 @@ def _of_pattern(metric: HeadMetric) -> FeatureKind:
     def at(cfg: DCFormerConfig, place: Place) -> HeadFeature:
         return HeadFeature(
             name=f"{metric.name}@{place}", place=place, shape=(cfg.n_heads,), unit=metric.unit,
-            meaning=f"one query token's share of: {metric.definition}", rows=metric.reader(str(place.where)),
+            meaning=f"one query token's share of: {metric.definition}", reader=metric.reader(str(place.where)),
         )  # fmt: skip
 
     return FeatureKind(metric.name, f"{metric.title}, of each head", places, at)
@@ -27,7 +27,7 @@ def _of_distance(metric: DistanceMetric) -> FeatureKind:
     def at(cfg: DCFormerConfig, place: Place) -> HeadFeature:
         return HeadFeature(
             name=f"{metric.name}@{place}", place=place, shape=(cfg.n_heads,), unit=metric.unit,
-            meaning=f"one query token's share of: {metric.definition}", rows=metric.rows,
+            meaning=f"one query token's share of: {metric.definition}", reader=metric.reader,
         )  # fmt: skip
 
     return FeatureKind(metric.name, f"{metric.title}, of each head", places, at)

@@ -19,6 +19,7 @@ from model.taps import LayerActivations
 from probes.features import ActivationFeature, Feature, HeadFeature, ResidualFeature
 from probes.harvest.encoding import Piece
 from probes.metrics.blocks import LayerOfRun
+from probes.metrics.kinds import maps_of
 
 UNEMBEDDED = {"cpu": 2**22, "cuda": 2**28}
 """Logits that are held at a time."""
@@ -134,7 +135,10 @@ class FeatureReader:
         found: list[list[Tensor]] = [[] for _ in features]
         for row, piece in enumerate(batch.pieces):
             run = self._capture(at, batch, row, len(piece.ids))
-            parts = LayerOfRun(run, at.layer).each(lambda block: [feature.rows(block) for feature in features])
+            parts = LayerOfRun(run, at.layer).each(
+                lambda block: [feature.reader.rows(block) for feature in features],
+                maps_of(feature.reader for feature in features),
+            )
             for values, columns in zip(found, zip(*parts, strict=True), strict=True):
                 values.append(torch.cat(columns, dim=1).T[torch.from_numpy(piece.places)])
         return [torch.cat(values) for values in found]

@@ -5,7 +5,7 @@ Axes: N head, T query (of the block), S key (that the block's queries may see), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from model import Capture
-from model.capture import MAPS
 from model.functional import visible
 from model.threads import side_by_side
 
-BLOCK_CELLS = 2**20
-"""Cells of all heads' maps in one block: 8 MiB a map in float64."""
+BLOCK_CELLS = 2**18
+"""Cells of all heads' maps in one block: 2 MiB a map in float64, and a few maps for each thread."""
 
 Answer = TypeVar("Answer")
 
@@ -29,12 +28,16 @@ class LayerOfRun:
     def __init__(self, run: Capture, layer: int):
         self.run, self.layer = run, layer
 
-    def each(self, read: Callable[[Block], Answer]) -> list[Answer]:
-        """What is read from each block of consecutive queries, in order; together they are all queries."""
+    def each(self, read: Callable[[Block], Answer], maps: Sequence[str]) -> list[Answer]:
+        """What is read from each block of consecutive queries, in order; together they are all queries.
+
+        Args:
+            maps: names of the maps that it reads; only these are made.
+        """
         length = max(1, BLOCK_CELLS // (self.run.cfg.n_heads * len(self.run)))
         rows = [slice(start, min(start + length, len(self.run))) for start in range(0, len(self.run), length)]
         # a block is made where it is read: one that has been read holds its maps
-        return side_by_side(lambda some: read(Block(self, some)), rows)
+        return side_by_side(lambda some: read(Block(self, some, maps)), rows)
 
     @cached_property
     def value_norms_SN(self) -> Tensor:
@@ -49,23 +52,17 @@ class Block:
         seen_TS: which keys each query may see, bool. back_TS: how many tokens back each key is.
     """
 
-    def __init__(self, of: LayerOfRun, rows: slice):
+    def __init__(self, of: LayerOfRun, rows: slice, maps: Sequence[str]):
         window = of.run.cfg.keys_visible_in(of.layer)
         first = 0 if window is None else max(0, rows.start - window + 1)
         self.of, self.rows, self.columns = of, rows, slice(first, rows.stop)
         queries, keys = torch.arange(rows.start, rows.stop), torch.arange(first, rows.stop)
         self.seen_TS, self.back_TS = visible(queries, keys, window), queries[:, None] - keys[None]
-        self._found: dict[str, Tensor] = {}
-        self._maps: dict[str, Tensor] = {}
+        found = of.run.maps(of.layer, maps, queries=rows, keys=self.columns) if maps else {}
+        self._maps = {name: values.double().masked_fill_(~self.seen_TS, 0.0) for name, values in found.items()}
 
     def map(self, name: str) -> Tensor:
         """One of the four maps by its name in Capture.maps, [head, query, key] in float64; 0 where nothing is seen."""
-        if name not in self._found:
-            # whoever reads one of the others reads more of them: together they cost little more than the last
-            wanted = (name,) if name == "scores_raw" else MAPS
-            self._found |= self.of.run.maps(self.of.layer, wanted, queries=self.rows, keys=self.columns)
-        if name not in self._maps:
-            self._maps[name] = self._found[name].double().masked_fill(~self.seen_TS, 0.0)
         return self._maps[name]
 
     def uniform(self) -> Tensor:

@@ -7,9 +7,10 @@ Results are float64. Axes: N head, T query, S key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +65,13 @@ def all_but_the_first(tokens_T: Tensor) -> Tensor:
     return torch.arange(len(tokens_T)) > 0
 
 
+class RowReader(NamedTuple):
+    """A number for each head and query from a block. maps: what it reads; rows: block -> [head, query], float64."""
+
+    maps: tuple[str, ...]
+    rows: Callable[[Block], Tensor]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QueryMean(Metric):
     """A metric that is a mean over queries.
@@ -108,19 +116,24 @@ class HeadMetric(QueryMean):
 
     def baseline(self, runs: Runs, layer: int) -> Tensor:
         """What a head would get that weighs all keys it may see alike, [head]."""
-        return query_means([(self, lambda block: self.rows(block.uniform(), block))], runs, layer)[0]
+        uniform = RowReader((), lambda block: self.rows(block.uniform(), block))
+        return query_means([(self, uniform)], runs, layer)[0]
 
     def reader(self, stage: str) -> RowReader:
         """The rows of a block at a stage."""
         self.check(stage)
-        return lambda block: self.rows(block.map(f"pattern_{stage}"), block)
+        name = f"pattern_{stage}"
+        return RowReader((name,), lambda block: self.rows(block.map(name), block))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DistanceMetric(QueryMean):
-    """How far a head's composed map is from its raw map, at one site. baseline: its value where nothing is mixed."""
+    """How far a head's composed map is from its raw map, at one site.
 
-    rows: Callable[[Block], Tensor]
+    reader: from a block to [head, query]. baseline: its value where nothing is mixed.
+    """
+
+    reader: RowReader
     baseline: float = 0.0
 
     @property
@@ -133,7 +146,7 @@ class DistanceMetric(QueryMean):
         Raises:
             ValueError: no query counts.
         """
-        return query_means([(self, self.rows)], runs, layer)[0]
+        return query_means([(self, self.reader)], runs, layer)[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -192,14 +205,16 @@ def as_list(runs: Runs) -> list[Capture]:
     return several
 
 
-RowReader = Callable[[Block], Tensor]
+def maps_of(readers: Iterable[RowReader]) -> list[str]:
+    """Every map that some readers read, each once."""
+    return list(dict.fromkeys(name for reader in readers for name in reader.maps))
 
 
 def query_means(measures: Sequence[tuple[QueryMean, RowReader]], runs: Runs, layer: int) -> Tensor:
     """Means of several measures over their queries, float64 [measure, head]; every block is built once for all.
 
     Args:
-        measures: a metric, whose queries count, and what reads its rows [head, query] from a block.
+        measures: a metric, whose queries count, and what reads its rows.
     Raises:
         ValueError: no query counts for one of them.
     """
@@ -208,15 +223,16 @@ def query_means(measures: Sequence[tuple[QueryMean, RowReader]], runs: Runs, lay
         metric.check_tokens(several)
     totals = torch.zeros(len(measures), several[0].cfg.n_heads, dtype=torch.float64)
     queries = torch.zeros(len(measures), 1, dtype=torch.float64)
+    maps = maps_of([reader for _, reader in measures])
     for run in several:
         counted = [metric.counted(run.tokens) for metric, _ in measures]
         queries += torch.stack(counted).sum(1, keepdim=True)
 
         def sums(block: Block, counted: list[Tensor] = counted) -> Tensor:
             return torch.stack([
-                read(block)[:, counted_T[block.rows]].sum(1)
-                for counted_T, (_, read) in zip(counted, measures, strict=True)
+                reader.rows(block)[:, counted_T[block.rows]].sum(1)
+                for counted_T, (_, reader) in zip(counted, measures, strict=True)
             ])  # fmt: skip
 
-        totals += torch.stack(LayerOfRun(run, layer).each(sums)).sum(0)
+        totals += torch.stack(LayerOfRun(run, layer).each(sums, maps)).sum(0)
     return totals / queries

@@ -16,12 +16,12 @@ FEWEST_TOKENS = 4
 
 def head_outputs(run: Capture, layer: int, stage: str) -> Tensor:
     """What each head reads, before W_O: its pattern times its values, float64 [query, head, d_head]."""
-    v_SNK = run.layers[run.layer_index(layer)].v.double()
+    v_SNK, name = run.layers[run.layer_index(layer)].v.double(), f"pattern_{stage}"
 
     def outputs(block: Block) -> Tensor:
-        return torch.einsum("nts,snk->tnk", block.map(f"pattern_{stage}"), v_SNK[block.columns])
+        return torch.einsum("nts,snk->tnk", block.map(name), v_SNK[block.columns])
 
-    return torch.cat(LayerOfRun(run, layer).each(outputs))
+    return torch.cat(LayerOfRun(run, layer).each(outputs, (name,)))
 
 
 def debiased_cka(outputs_TNK: Tensor) -> Tensor:

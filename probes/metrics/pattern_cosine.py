@@ -17,7 +17,7 @@ def map_products(runs: list[Capture], layer: int, name: str) -> Tensor:
         stack = block.map(name).flatten(1)
         return stack @ stack.T
 
-    return torch.stack([product for run in runs for product in LayerOfRun(run, layer).each(products)]).sum(0)
+    return torch.stack([product for run in runs for product in LayerOfRun(run, layer).each(products, (name,))]).sum(0)
 
 
 def normalised(products_NN: Tensor) -> Tensor:

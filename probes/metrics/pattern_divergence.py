@@ -30,11 +30,13 @@ def _divergence(runs: list[Capture], layer: int, stage: str) -> float:
     if not queries:
         raise ValueError("pattern_divergence needs a second token, and no given prompt has one. Give longer prompts.")
 
+    name = f"pattern_{stage}"
+
     def divergence(block: Block) -> float:
         # query 0 sees itself alone: its divergence is 0 and it is not counted
-        return float(jensen_shannon(block.map(f"pattern_{stage}")).sum())
+        return float(jensen_shannon(block.map(name)).sum())
 
-    return sum(of_block for run in runs for of_block in LayerOfRun(run, layer).each(divergence)) / queries
+    return sum(of_block for run in runs for of_block in LayerOfRun(run, layer).each(divergence, (name,))) / queries
 
 
 PATTERN_DIVERGENCE = DiversityMetric(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probes.metrics.blocks import Block
-from probes.metrics.kinds import DistanceMetric, all_but_the_first
+from probes.metrics.kinds import DistanceMetric, RowReader, all_but_the_first
 
 
 def _divergence(block: Block) -> Tensor:
@@ -36,7 +36,7 @@ SCORE_DIVERGENCE = DistanceMetric(
     ),
     ranges={"pre": (0.0, inf)},
     refusals={"post": "composed rows are signed, so KL is undefined. Take pattern_distance."},
-    rows=_divergence,
+    reader=RowReader(("scores_raw", "scores_composed"), _divergence),
     counted=all_but_the_first,
     needs="a second token",
 )
@@ -51,5 +51,5 @@ PATTERN_DISTANCE = DistanceMetric(
     ),
     ranges={"post": (0.0, inf)},
     refusals={"pre": "scores have no scale of their own before the softmax. Take score_divergence."},
-    rows=_row_distance,
+    reader=RowReader(("pattern_raw", "pattern_composed"), _row_distance),
 )

@@ -58,7 +58,7 @@ def raw_to_composed(
     chosen = [m for m in found if m.answerable(several)] if metrics is None else _named(metrics, found)
     rows = []
     for layer in _layers(several, layers):
-        values = query_means([(metric, metric.rows) for metric in chosen], several, layer)
+        values = query_means([(metric, metric.reader) for metric in chosen], several, layer)
         for metric, of_heads in zip(chosen, values.tolist(), strict=True):
             rows += [(layer, metric.site, head, metric.name, value) for head, value in enumerate(of_heads)]
     return pd.DataFrame(rows, columns=["layer", "site", "head", "metric", "value"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import streamlit as st
 
 from model import Capture
@@ -50,10 +49,9 @@ def explore(bench: Workbench) -> None:
     name, prompt, run = choose_run(bench)
     model = attempt(lambda: bench.model(name))
     selection = attempt(lambda: current_selection(bench, run, (name, prompt)))
-    maps = attempt(lambda: bench.maps(name, prompt, selection.layer, selection.head))
     show_header(model.cfg.model_name, run)
     tools = st.container(horizontal=True)
-    show_tokens(run, selection, maps["pattern_composed"][selection.query].numpy())
+    show_tokens(run, selection)
     show_overview(bench, (name, prompt), run, selection)
     kind = show_head(bench, (name, prompt), run, selection)
     show_all_heads(bench, (name, prompt), run, selection, kind)
@@ -136,13 +134,15 @@ def show_header(model_name: str, run: Capture) -> None:
     )
 
 
-def show_tokens(run: Capture, selection: Selection, weights: np.ndarray) -> None:
+def show_tokens(run: Capture, selection: Selection) -> None:
+    # one row, and not the head's maps, so that the browser draws this while they are made
+    row = run.pattern(selection.layer, heads=selection.head, queries=selection.query)[0, 0]
     st.caption(
         f"Tokens: click or ← → chooses the query, with Shift the key. Shade: composed pattern of layer "
         f"{selection.layer}, head {selection.head} from the query (red positive, blue negative)."
     )
     token_strip(
-        run.str_tokens, weights, selection.query, selection.key, widget_key="tokens",
+        run.str_tokens, row.numpy(), selection.query, selection.key, widget_key="tokens",
         on_query=lambda position: select(query=position), on_key=lambda position: select(key=position),
     )  # fmt: skip
 

@@ -27,6 +27,8 @@ function tickStep(cellPx, room) {
 // Widths of texts that were measured before, in the font that they were measured in: every answer names the same tokens.
 const measured = { font: "", widths: new Map() };
 
+document.fonts?.addEventListener("loadingdone", () => measured.widths.clear()); // the same font's name, other letters
+
 function textWidth(text, context) {
   let width = measured.widths.get(text);
   if (width === undefined) measured.widths.set(text, (width = context.measureText(text).width));

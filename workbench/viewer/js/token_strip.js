@@ -1,6 +1,8 @@
 // The prompt as a strip of tokens. Data: tokens (visible text), shades (-1..1 or null), query, key.
 
 const GROUP = 100;
+const PENDING_MS = 3000; // after this a choice that was not taken up counts no more
+const REVEAL_FRAMES = 3; // groups have a guessed height until they come into sight
 
 function shade(value) {
   if (value === null || value === 0) return "transparent";
@@ -15,12 +17,14 @@ function describe(token, position, data) {
   return `${position}: ${token}${roles.length ? ` (${roles.join(", ")})` : ""}`;
 }
 
-// What is as it was is not written again: a thousand new texts are a thousand new layouts.
+// What is as it was is not written again: a thousand new texts are a thousand new layouts. Returns whether the token is
+// another one.
 function fill(chip, token, position, data) {
   const title = describe(token, position, data);
+  // textContent, never markup: a token may hold anything
+  const changed = chip.textContent !== token;
+  if (changed) chip.textContent = token;
   if (chip.title !== title) {
-    // textContent, never markup: a token may hold anything
-    if (chip.textContent !== token) chip.textContent = token;
     chip.title = title;
     chip.dataset.position = String(position);
     chip.setAttribute("aria-selected", String(position === data.query));
@@ -32,6 +36,7 @@ function fill(chip, token, position, data) {
     chip.dataset.shade = colour;
     chip.style.backgroundColor = colour;
   }
+  return changed;
 }
 
 function newChip() {
@@ -65,25 +70,31 @@ function fit(strip, tokens) {
 }
 
 // Scrolls the strip, never the page, to a chip.
-function reveal(strip, chip) {
+function reveal(strip, chip, frames = REVEAL_FRAMES) {
   const box = strip.getBoundingClientRect();
   const at = chip.getBoundingClientRect();
   if (at.top < box.top) strip.scrollTop -= box.top - at.top;
   if (at.bottom > box.bottom) strip.scrollTop += at.bottom - box.bottom;
+  if (frames) requestAnimationFrame(() => reveal(strip, chip, frames - 1));
+}
+
+// Where arrows go on from: what was chosen last, whether or not it has been answered; an answer to an earlier choice does
+// not take it back.
+function lastChosen(strip, role, data) {
+  const pending = strip.pending?.[role];
+  const open = pending && pending.position !== data[role] && Date.now() - pending.since < PENDING_MS;
+  return open ? pending.position : data[role];
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
   const chips = fit(strip, data.tokens.length);
-  data.tokens.forEach((token, position) => fill(chips[position], token, position, data));
-  if (strip.dataset.query !== String(data.query)) {
-    strip.dataset.query = String(data.query);
-    reveal(strip, chips[data.query]);
-  }
-  // the next arrow goes on from the last, whether or not that has been answered
-  const chosen = { query: data.query, key: data.key };
+  const changed = data.tokens.map((token, position) => fill(chips[position], token, position, data)).some(Boolean);
+  if (changed) strip.pending = {};
+  if ((changed || strip.dataset.query !== String(data.query)) && chips[data.query]) reveal(strip, chips[data.query]);
+  strip.dataset.query = String(data.query);
   const choose = (role, position) => {
-    chosen[role] = position;
+    strip.pending = { ...strip.pending, [role]: { position, since: Date.now() } };
     setTriggerValue(role, position);
   };
   strip.onclick = (event) => {
@@ -95,7 +106,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const chip = event.target.closest("button");
     if (step === undefined || !chip || event.ctrlKey || event.metaKey || event.altKey) return;
     const role = event.shiftKey ? "key" : "query";
-    const next = Math.min(Math.max(chosen[role] + step, 0), data.tokens.length - 1);
+    const next = Math.min(Math.max(lastChosen(strip, role, data) + step, 0), data.tokens.length - 1);
     event.preventDefault();
     chips[next].focus();
     choose(role, next);
