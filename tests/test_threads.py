@@ -97,7 +97,7 @@ assert not _mkl() or _mkl()(0) == (2 if {explicit} else 0)
 @pytest.mark.parametrize("explicit", [True, False])
 def test_within_a_block_everything_runs_on_one_thread(explicit):
     """In a process of its own, whose number of threads nothing has replaced."""
-    script, environment = ALONE.format(explicit=explicit), os.environ | {"OMP_NUM_THREADS": "2"}
+    script, environment = ALONE.format(explicit=explicit), os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
