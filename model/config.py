@@ -236,6 +236,8 @@ class DCFormerConfig(TransformerLensConfig):
         for layer, keys in enumerate(self.visible_keys):
             if keys is not None and (not isinstance(keys, int) or keys < 1):
                 raise ValueError(f"visible_keys[{layer}] must be None or at least 1 (the query itself), got {keys!r}.")
+            if keys is not None and keys > LARGEST:
+                raise ValueError(f"visible_keys[{layer}] must be at most {LARGEST}, got {keys}. None is no window.")
 
     def _check_mixing(self) -> None:
         for name, given, allowed in (("sites", self.sites, SITES), ("sides", self.sides, SIDES)):

@@ -80,6 +80,7 @@ CONTRADICTIONS = [
     ({"rotary_dim": 8}, "rotary_dim=8 .* at most d_head=6"),
     ({"visible_keys": (3, None)}, "visible_keys names 2 layers but n_layers=3"),
     ({"visible_keys": (3, None, 0)}, r"visible_keys\[2\] must be None or at least 1"),
+    ({"visible_keys": (3, None, 2**64)}, r"visible_keys\[2\] must be at most 2147483647, got 18446744073709551616"),
     ({"mgate_groups": 5}, "d_mlp=28 cannot be cut into mgate_groups=5"),
     ({"mgate_groups": 7, "gated_mlp": False}, "mgate_groups=7 needs a gated MLP, but gated_mlp=False"),
     ({"eos_token_id": 37}, "eos_token_id=37 is outside the vocabulary d_vocab=37"),

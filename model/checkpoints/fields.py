@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints.errors import ModelLoadError
+from model.config import LARGEST
 from model.plain_words import parse_json
 
 CONFIG_NAME = "config.json"
@@ -59,6 +60,8 @@ class ConfigFile:
         value = self._take(key, default, f"a whole number of at least {minimum}")
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.error(key, f"a whole number of at least {minimum}")
+        if value > LARGEST:
+            raise self.error(key, f"a whole number of at most {LARGEST}")
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
@@ -116,7 +119,7 @@ def refuse_scaled_rotary(config: ConfigFile) -> None:
         scaling = config.values.get(key)
         if scaling is None:
             continue
-        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
+        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else "not an object"
         if kind != "default" and not (key == "rope_parameters" and kind is None):
             raise config.error(key, "unscaled rotary positions (null)")
 
