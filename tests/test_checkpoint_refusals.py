@@ -187,11 +187,28 @@ def test_a_pickle_that_carries_code_is_refused_and_does_not_run(tmp_path):
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"norm.weight": torch.ones(2)}}, {3: torch.ones(2)}])
+QUANTIZED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {"state_dict": {"norm.weight": torch.ones(2)}}, {3: torch.ones(2)}, {"norm.weight": QUANTIZED}],
+)
 def test_a_torch_file_must_be_a_state_dict(content, tmp_path):
     write_published(random_model(), tmp_path, torch_file=True)
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin must hold"):
+        load_model(tmp_path)
+
+
+def test_a_torch_file_that_says_it_spans_disks_is_refused(tmp_path):
+    write_published(random_model(), tmp_path, torch_file=True)
+    path = tmp_path / "pytorch_model.bin"
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\x06\x07")  # of the end of the archive, zip64; its last field counts the disks
+    content[locator + 16 : locator + 20] = (2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin is not a readable torch checkpoint"):
         load_model(tmp_path)
 
 

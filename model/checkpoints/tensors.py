@@ -163,9 +163,13 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
         raise ModelLoadError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}.")
     for name, value in content.items():
         dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not isinstance(name, str) or not dense:
-            raise ModelLoadError(f"{path} must hold names to dense tensors; {name!r} is a {type(value).__name__}.")
+        if not isinstance(name, str) or not dense or value.is_quantized:
+            raise ModelLoadError(f"{path} must hold names to dense, plain tensors; {name!r} is a {_kind(value)}.")
     return content
+
+
+def _kind(value: object) -> str:
+    return f"{value.layout} tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def refuse_bombs(path: Path) -> None:
@@ -174,9 +178,9 @@ def refuse_bombs(path: Path) -> None:
     Raises:
         ModelLoadError: it does, or it is an archive that cannot be listed, so that nobody knows what it unpacks to.
     """
-    if not zipfile.is_zipfile(path):
-        return  # the reader says what it is instead
     try:
+        if not zipfile.is_zipfile(path):
+            return  # the reader says what it is instead
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     # what zipfile raises on damaged archives: all of it becomes one sentence
