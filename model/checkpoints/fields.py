@@ -119,8 +119,9 @@ def refuse_scaled_rotary(config: ConfigFile) -> None:
         scaling = config.values.get(key)
         if scaling is None:
             continue
-        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else "not an object"
-        if kind != "default" and not (key == "rope_parameters" and kind is None):
+        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+        unscaled = kind == "default" or (kind is None and key == "rope_parameters" and isinstance(scaling, dict))
+        if not unscaled:
             raise config.error(key, "unscaled rotary positions (null)")
 
 
